@@ -1,0 +1,154 @@
+// Package tokensource gives a live access token for a seller, and makes every
+// write of an account or a connection.
+//
+// A request for a token walks one way: memory, then the store, then one refresh
+// for all who wait. The refresh protocol is the heart of the first promise, no
+// seller is ever lost; its steps and their reasons stand beside the code in
+// refresh.go.
+package tokensource
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
+	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+)
+
+// Token is a live access token of exactly one seller, or of an application. It
+// is shared between callers and never changed.
+type Token struct {
+	Application string
+	// Seller is empty for an application's own token.
+	Seller string
+	// AccessToken is what goes after "Bearer ".
+	AccessToken secret.Secret
+	ExpiresAt   time.Time
+	PublicKey   string
+	// Connection is zero for an application's own token.
+	Connection tokenstore.Connection
+	// Pair names the pair the token belongs to.
+	Pair tokenstore.PairID
+}
+
+// Status tells what a seller can do. The three are always told apart.
+type Status int
+
+const (
+	// NotConnected: the seller has no connection.
+	NotConnected Status = iota
+	// Connected: the seller has a connection with a living pair.
+	Connected
+	// ReconnectRequired: the seller has a connection without a living pair.
+	ReconnectRequired
+)
+
+// Reasons an [Error] gives, beside the provider's own error codes for a dead
+// pair (invalid_grant, …).
+const (
+	ReasonNotConnected       = "not_connected"
+	ReasonApplicationChanged = "application_changed"
+	ReasonNoRefreshToken     = "no_refresh_token"
+	ReasonDisconnected       = "disconnected"      // in the middle of a connect
+	ReasonProvider           = "provider"          // refused for now, or an unknown outcome
+	ReasonApplicationFault   = "application_fault" // invalid_client and its like
+	ReasonStore              = "store"             // cannot be read or written
+	ReasonUnknownApplication = "unknown_application"
+)
+
+// Error says why there is no token. Its text never holds a secret.
+type Error struct {
+	// Status is NotConnected or ReconnectRequired where the seller can mend it,
+	// and Connected where only time or the operator can.
+	Status Status
+	// Reason is one of the Reason constants or the provider's error code.
+	Reason string
+	// RetryAfter is when to ask again; 0 where asking again is of no use.
+	RetryAfter time.Duration
+	// Err is the cause, or nil.
+	Err error
+}
+
+// Error describes the failure for a log.
+func (e *Error) Error() string {
+	text := "no token: " + e.Reason
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Consent is a completed exchange: its pair is saved to its account. Nobody
+// acts with it until a connection points there.
+type Consent struct {
+	Application   string               `json:"application"`
+	Account       tokenstore.AccountID `json:"account"`
+	Authorization uint64               `json:"authorization"`
+	// Nickname and Country are empty where the provider's /users/me did not
+	// answer.
+	Nickname string `json:"nickname,omitempty"`
+	Country  string `json:"country,omitempty"`
+	// Offline reports whether the pair has a refresh token.
+	Offline bool `json:"offline"`
+}
+
+// Application is one Mercado Pago application as it is configured.
+type Application struct {
+	// Name is the application's name in the configuration; "" is the default one.
+	Name   string
+	Client *oauth.Client
+	// RenewBefore is how long before a token's end it is renewed; a third of
+	// the token's life for one that lives less than 90 days.
+	RenewBefore time.Duration
+}
+
+// Config is one loaded configuration.
+type Config struct {
+	// StoreID names the store; configurations with the same one share memory.
+	StoreID string
+	// Open opens the store and the keyring. It is called when they are first
+	// needed, until it succeeds once.
+	Open         func(ctx context.Context) (tokenstore.Store, *secret.Keyring, error)
+	Applications []Application
+	// SpillDir is the folder for pairs that the store did not take.
+	SpillDir string
+	// Observer is told what happens; nil tells nobody.
+	Observer Observer
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Observer is told what happened to whom. Its methods must not block.
+type Observer interface {
+	Observe(Event)
+}
+
+// Event is something that happened to a seller, an account or an application.
+// It never holds a secret.
+type Event struct {
+	// Name is one of the Event constants.
+	Name        string
+	Application string
+	// Seller is empty where the event is about an account or an application.
+	Seller     string
+	Account    tokenstore.AccountID
+	Pair       tokenstore.PairID
+	Reason     string
+	RetryAfter time.Duration
+	Err        error
+}
+
+// The events.
+const (
+	EventConnected         = "connected"
+	EventReconnected       = "reconnected"
+	EventRenewed           = "renewed"
+	EventRenewalFailed     = "renewal_failed"
+	EventReconnectRequired = "reconnect_required"
+	EventDisconnected      = "disconnected"
+	EventAlarm             = "alarm"
+)
