@@ -1,0 +1,67 @@
+# `make demo` and `make test` are all that a newcomer needs.
+
+MODULE := github.com/caddy-mercadopago/caddy-mercadopago
+TOOL   := go tool -modfile=$(CURDIR)/tools/go.mod
+
+# All that goes into the binary, templates and style sheets included.
+SOURCES = $(shell find . \( -path './.*' -o -path ./e2e -o -path ./bench -o -path ./docs -o -path ./tools -o -path ./artifacts \) \
+	-prune -o -type f ! -name '*_test.go' \( -name '*.go' -o -path './*/*' \) -print) \
+	go.mod go.sum Caddyfile.example
+
+# Caddy keeps its data below these: tests leave nothing in the home folder. GOENV
+# is told because Go looks for its own settings below XDG_CONFIG_HOME too.
+SCRATCH := $(CURDIR)/artifacts/home
+TESTENV  = GOENV='$(shell go env GOENV)' XDG_DATA_HOME='$(SCRATCH)/data' XDG_CONFIG_HOME='$(SCRATCH)/config'
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test build lint fmt fuzz bench clean
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: caddy ## Run the sample shop, the plugin and a stand-in for Mercado Pago on this machine
+	@./caddy mercadopago demo --dir .demo
+
+test: e2e/node_modules/.installed ## Run all tests with the race detector, in a browser and with the official SDK too
+	@rm -rf '$(SCRATCH)'
+	$(TESTENV) go test -race -timeout 20m ./...
+	cd e2e && $(TESTENV) go test -race -timeout 20m -count=1 ./...
+
+build: caddy ## Build ./caddy: Caddy with this plugin
+
+# The version of Caddy is go.mod's; @v0.0.0 keeps Go from asking a proxy for a
+# module that stands right here.
+caddy: $(SOURCES)
+	$(TOOL) xcaddy build "$$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2)" \
+		--with $(MODULE)@v0.0.0=. --output ./caddy
+
+lint: ## Run the linters and check formatting and go.mod
+	go mod tidy -diff
+	$(TOOL) golangci-lint run
+	cd e2e && $(TOOL) golangci-lint run --config ../.golangci.yml
+
+fmt: ## Format the code
+	$(TOOL) golangci-lint fmt
+
+fuzz: ## Run every fuzz target for FUZZTIME (30s) each
+	@tools/fuzz
+
+bench: ## Run the benchmarks and summarize them
+	@mkdir -p artifacts
+	go test -run '^$$' -bench . -benchmem -count 6 ./... | tee artifacts/bench.txt
+	@$(TOOL) benchstat artifacts/bench.txt
+
+clean: ## Remove what these targets made
+	rm -rf caddy .demo artifacts e2e/node_modules
+
+.PHONY: setup
+setup:
+	@tools/setup
+
+# No lock file: the one package we use has an exact version and no dependencies.
+e2e/node_modules/.installed: e2e/package.json | setup
+	cd e2e && npm install --no-package-lock --ignore-scripts --no-audit --no-fund
+	@touch $@
