@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -32,9 +33,10 @@ const (
 var purposes = []Purpose{Record, Attempt, Session, Link, Spill, Export}
 
 const (
-	keySize   = 32
-	keyIDSize = 4
-	overhead  = keyIDSize + chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
+	keySize    = 32
+	keyIDSize  = 4
+	headerSize = keyIDSize + chacha20poly1305.NonceSizeX
+	overhead   = headerSize + chacha20poly1305.Overhead
 )
 
 // ErrOpen says that a sealed value was altered, cut, moved from where it
@@ -44,7 +46,8 @@ var ErrOpen = errors.New("sealed value does not open: it was altered, or it belo
 // UnknownKeyError says that a value was sealed with a key that the keyring
 // does not hold.
 type UnknownKeyError struct {
-	// ID is the first 4 bytes, in hex, of a hash of the missing key.
+	// ID is the missing key's id, in hex: 4 bytes derived from the key, which
+	// tell nothing of it.
 	ID string
 }
 
@@ -91,8 +94,9 @@ type Keyring struct {
 }
 
 type key struct {
-	id      [keyIDSize]byte
-	subkeys map[Purpose][]byte
+	id [keyIDSize]byte
+	// Derived once: a session cookie is opened with every request.
+	aeads map[Purpose]cipher.AEAD
 }
 
 // NewKeyring returns a keyring of keys as [ParseKey] returns them. The first
@@ -120,19 +124,32 @@ func NewKeyring(keys ...Secret) (*Keyring, error) {
 }
 
 func derive(raw []byte) (key, error) {
-	k := key{subkeys: make(map[Purpose][]byte, len(purposes))}
+	k := key{aeads: make(map[Purpose]cipher.AEAD, len(purposes))}
 	id, err := hkdf.Key(sha256.New, raw, nil, "caddy-mercadopago key id", keyIDSize)
 	if err != nil {
 		return key{}, fmt.Errorf("deriving a key id: %w", err)
 	}
 	copy(k.id[:], id)
 	for _, p := range purposes {
-		k.subkeys[p], err = hkdf.Key(sha256.New, raw, nil, "caddy-mercadopago "+string(p), keySize)
+		subkey, err := hkdf.Key(sha256.New, raw, nil, "caddy-mercadopago "+string(p), keySize)
 		if err != nil {
 			return key{}, fmt.Errorf("deriving the %s key: %w", p, err)
 		}
+		if k.aeads[p], err = chacha20poly1305.NewX(subkey); err != nil {
+			return key{}, fmt.Errorf("making the %s cipher: %w", p, err)
+		}
 	}
 	return k, nil
+}
+
+// aead returns the cipher for a purpose. One that is not among the constants is
+// a mistake in the program: going on would seal under a key nobody chose.
+func (k *key) aead(p Purpose) cipher.AEAD {
+	aead := k.aeads[p]
+	if aead == nil {
+		panic("secret: no such purpose: " + string(p))
+	}
+	return aead
 }
 
 // KeyID returns the id, in hex, of the key that seals.
@@ -148,47 +165,54 @@ func SealedWith(sealed []byte) string {
 }
 
 // Seal encrypts text for a purpose. The names say what the text is and where it
-// belongs; [Keyring.Open] must be given the same ones.
+// belongs; [Keyring.Open] must be given the same ones. It panics for a purpose
+// that is not one of the constants.
 func (r *Keyring) Seal(p Purpose, text []byte, names ...string) []byte {
-	k := r.keys[0]
-	sealed := make([]byte, keyIDSize+chacha20poly1305.NonceSizeX, overhead+len(text))
+	k := &r.keys[0]
+	aead := k.aead(p)
+	sealed := make([]byte, headerSize, overhead+len(text))
 	copy(sealed, k.id[:])
 	nonce := sealed[keyIDSize:]
 	_, _ = rand.Read(nonce) // never fails: the process ends first
-	aead, err := chacha20poly1305.NewX(k.subkeys[p])
-	if err != nil {
-		panic("secret: no such purpose: " + string(p))
-	}
-	return aead.Seal(sealed, nonce, text, additionalData(p, names))
+	ad := appendAdditionalData(make([]byte, 0, additionalDataBound(p, names)), p, names)
+	return aead.Seal(sealed, nonce, text, ad)
 }
 
 // Open decrypts what [Keyring.Seal] made with the same purpose and names. It
 // returns an [*UnknownKeyError] when no key of the keyring sealed it, and
-// [ErrOpen] for everything else.
+// [ErrOpen] for everything else. It panics as Seal does.
 func (r *Keyring) Open(p Purpose, sealed []byte, names ...string) ([]byte, error) {
 	if len(sealed) < overhead {
 		return nil, ErrOpen
 	}
-	id, nonce := sealed[:keyIDSize], sealed[keyIDSize:keyIDSize+chacha20poly1305.NonceSizeX]
-	i := slices.IndexFunc(r.keys, func(k key) bool { return string(k.id[:]) == string(id) })
+	i := slices.IndexFunc(r.keys, func(k key) bool { return string(k.id[:]) == string(sealed[:keyIDSize]) })
 	if i < 0 {
-		return nil, &UnknownKeyError{ID: hex.EncodeToString(id)}
+		return nil, &UnknownKeyError{ID: hex.EncodeToString(sealed[:keyIDSize])}
 	}
-	aead, err := chacha20poly1305.NewX(r.keys[i].subkeys[p])
-	if err != nil {
-		panic("secret: no such purpose: " + string(p))
-	}
-	text, err := aead.Open(nil, nonce, sealed[keyIDSize+len(nonce):], additionalData(p, names))
+	// One buffer for the text and, behind it, the additional data: a session
+	// costs one allocation here.
+	size := len(sealed) - overhead
+	buf := make([]byte, size, size+additionalDataBound(p, names))
+	ad := appendAdditionalData(buf, p, names)[size:]
+	text, err := r.keys[i].aead(p).Open(buf[:0:size], sealed[keyIDSize:headerSize], sealed[headerSize:], ad)
 	if err != nil {
 		return nil, ErrOpen
 	}
 	return text, nil
 }
 
-// additionalData writes each part with its length in front, so that no two
-// lists of names give the same bytes.
-func additionalData(p Purpose, names []string) []byte {
-	ad := appendPart(nil, string(p))
+func additionalDataBound(p Purpose, names []string) int {
+	n := binary.MaxVarintLen64 + len(p)
+	for _, name := range names {
+		n += binary.MaxVarintLen64 + len(name)
+	}
+	return n
+}
+
+// appendAdditionalData writes each part with its length in front, so that no
+// two lists of names give the same bytes.
+func appendAdditionalData(ad []byte, p Purpose, names []string) []byte {
+	ad = appendPart(ad, string(p))
 	for _, name := range names {
 		ad = appendPart(ad, name)
 	}
