@@ -109,7 +109,7 @@ func TestNoEncoderWritesASecret(t *testing.T) {
 	requireHidden(t, string(encoded))
 
 	var gobbed bytes.Buffer
-	require.NoError(t, gob.NewEncoder(&gobbed).Encode(outer{s}))
+	require.Error(t, gob.NewEncoder(&gobbed).Encode(outer{s}), "gob asks no method: it must see nothing at all")
 	requireHidden(t, gobbed.String())
 }
 
