@@ -77,6 +77,12 @@ type PairID struct {
 	Hash string `json:"hash"`
 }
 
+// String names the pair for logs: authorization, generation, and the start of
+// its hash.
+func (id PairID) String() string {
+	return fmt.Sprintf("%d.%d-%.8s", id.Authorization, id.Generation, id.Hash)
+}
+
 // Less orders pairs: by authorization, then generation, then hash.
 func (id PairID) Less(other PairID) bool {
 	if id.Authorization != other.Authorization {
@@ -221,7 +227,8 @@ type Store interface {
 	Connection(ctx context.Context, application, seller string) (Connection, error)
 
 	// PutConnection makes c the seller's connection, in place of any earlier
-	// one. To make the same connection again is no error.
+	// one. To make the same connection again is no error. One that was ended is
+	// not made again: that is ErrNotFound, and what the seller has stays.
 	PutConnection(ctx context.Context, c Connection) error
 
 	// DeleteConnection ends the connection c for good: its tombstone, by c.ID, is
