@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 //go:embed pages
@@ -19,7 +20,8 @@ const stylePath = "/sandbox.css"
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"title":    title,
 	"initials": initials,
-	"seconds":  func(d Duration) string { return shortDuration(d) },
+	"sorted":   sortedCounts,
+	"clock":    func(t time.Time) string { return t.Format("15:04:05") },
 }).ParseFS(pageFiles, "pages/*.html"))
 
 func serveStyle(w http.ResponseWriter, r *http.Request) {

@@ -1,8 +1,9 @@
 package sandbox
 
 import (
-	"encoding/json"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -36,23 +37,38 @@ type Settings struct {
 	ErrorShape string `json:"error_shape"`
 }
 
-// Duration is a time.Duration that JSON writes as "1h30m0s".
+// Duration is a time.Duration that people write as "90s", "6h" or "180d".
 type Duration time.Duration
 
-// MarshalJSON writes "1h30m0s".
-func (d Duration) MarshalJSON() ([]byte, error) {
-	return json.Marshal(time.Duration(d).String())
+// String is the shortest of these spellings.
+func (d Duration) String() string {
+	const day = 24 * Duration(time.Hour)
+	if d != 0 && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	text := time.Duration(d).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
-// UnmarshalJSON reads "1h30m0s".
-func (d *Duration) UnmarshalJSON(text []byte) error {
-	var s string
-	if err := json.Unmarshal(text, &s); err != nil {
-		return fmt.Errorf(`a duration is written as text, like "90s" or "6h": %w`, err)
+// MarshalText writes what String does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads "90s", "6h" or "180d".
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if days, ok := strings.CutSuffix(string(text), "d"); ok {
+		var n int64
+		n, err = strconv.ParseInt(days, 10, 16)
+		parsed = time.Duration(n) * 24 * time.Hour
 	}
-	parsed, err := time.ParseDuration(s)
 	if err != nil {
-		return err
+		return fmt.Errorf(`not a duration: %q; write it like "90s", "6h" or "180d"`, clip(string(text)))
 	}
 	*d = Duration(parsed)
 	return nil

@@ -456,7 +456,9 @@ func TestSettingsChangeWhatIsGiven(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, status)
 	require.Equal(t, "invalid access token", a.text("message"))
 
-	b.Change(func(s *sandbox.Settings) { s.ShortRefreshAnswers, s.KeepRefreshToken, s.RefreshKillsAccess = true, true, true })
+	b.Change(func(s *sandbox.Settings) {
+		s.ShortRefreshAnswers, s.KeepRefreshToken, s.RefreshKillsAccess = true, true, true
+	})
 	pair = b.connect(aurora)
 	_, a = b.refresh(pair.text("refresh_token"))
 	for _, name := range []string{"user_id", "public_key", "live_mode", "refresh_token"} {
