@@ -230,7 +230,7 @@ func readCart(r *http.Request) []int {
 }
 
 func setCookie(w http.ResponseWriter, name, value string) {
-	http.SetCookie(w, &http.Cookie{
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // not Secure: the demo is plain http on loopback, and Safari would drop it
 		Name: name, Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
 	})
 }
@@ -243,8 +243,7 @@ func newID(bytes int) string {
 
 // explain says, for a person, why something was refused.
 func explain(err error) string {
-	var refused *refusal
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*refusal](err); ok {
 		return refused.Error()
 	}
 	return ""
