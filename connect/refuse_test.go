@@ -1,0 +1,5 @@
+package connect
+
+import "errors"
+
+var errStore = errors.New("the store does not answer")

@@ -1,0 +1,93 @@
+package connect
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+const maxReturnTo = 1024
+
+var errReturnTo = errors.New("return_to must be a path of this site, such as /settings, that the configuration allows")
+
+// parseReturnTo checks where a flow is asked to come back to, and returns it as
+// a path with its query. "" is nowhere in particular.
+//
+// It refuses whatever two parsers might read differently, rather than guess
+// what a browser, a proxy or an app will make of it: the address goes to a
+// browser right after a seller has trusted us.
+func (f *Flow) parseReturnTo(raw string) (string, error) {
+	if raw == "" {
+		return "", nil
+	}
+	raw = strings.TrimPrefix(raw, f.origin) // what is left must be a path all the same
+	if len(raw) > maxReturnTo || !strings.HasPrefix(raw, "/") || strings.HasPrefix(raw, "//") {
+		return "", errReturnTo
+	}
+	for i := range len(raw) {
+		// Browsers drop tabs and newlines, and read a backslash as a slash.
+		if raw[i] <= ' ' || raw[i] >= 0x7f || strings.IndexByte("\\\"<>^`{|}", raw[i]) >= 0 {
+			return "", errReturnTo
+		}
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" {
+		return "", errReturnTo
+	}
+	if !f.returnPathAllowed(u) {
+		return "", errReturnTo
+	}
+	return raw, nil
+}
+
+func (f *Flow) returnPathAllowed(u *url.URL) bool {
+	escaped := strings.ToLower(u.EscapedPath())
+	// An encoded separator is one path to us and another to who decodes twice.
+	if strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%5c") || strings.Contains(escaped, "%25") {
+		return false
+	}
+	if strings.Contains(u.Path, "//") || strings.Contains(u.Path, "\\") {
+		return false
+	}
+	for _, r := range u.Path {
+		if r < ' ' || r == 0x7f {
+			return false
+		}
+	}
+	for segment := range strings.SplitSeq(u.Path, "/") {
+		if segment == "." || segment == ".." {
+			return false
+		}
+	}
+	// A flow that comes back to its own start would go round for ever.
+	if _, ours := f.Match(u.EscapedPath()); ours || f.ours(u.Path) {
+		return false
+	}
+	return f.returnTo == nil || f.matchesReturnTo(u.Path)
+}
+
+// ours reports whether a decoded path is one of our pages.
+func (f *Flow) ours(path string) bool {
+	_, ok := f.Match((&url.URL{Path: path}).EscapedPath())
+	return ok
+}
+
+func (f *Flow) matchesReturnTo(path string) bool {
+	for _, pattern := range f.returnTo {
+		prefix, wild := strings.CutSuffix(pattern, "*")
+		if path == pattern && !wild || wild && strings.HasPrefix(path, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+func checkReturnToPatterns(patterns []string) error {
+	for _, p := range patterns {
+		if !strings.HasPrefix(p, "/") || strings.Contains(strings.TrimSuffix(p, "*"), "*") {
+			return fmt.Errorf("return_to %q: write a path such as /settings, or one that ends in * such as /orders/*", p)
+		}
+	}
+	return nil
+}
