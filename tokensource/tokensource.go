@@ -50,11 +50,15 @@ const (
 	ReasonNotConnected       = "not_connected"
 	ReasonApplicationChanged = "application_changed"
 	ReasonNoRefreshToken     = "no_refresh_token"
-	ReasonDisconnected       = "disconnected"      // in the middle of a connect
+	ReasonDisconnected       = "disconnected"      // while it was connected, or elsewhere without its pointer
 	ReasonProvider           = "provider"          // refused for now, or an unknown outcome
 	ReasonApplicationFault   = "application_fault" // invalid_client and its like
 	ReasonStore              = "store"             // cannot be read or written
 	ReasonUnknownApplication = "unknown_application"
+
+	// ReasonRetried is of an event only: a pair whose last request had an unknown
+	// outcome is tried again.
+	ReasonRetried = "retried_unknown"
 )
 
 // Error says why there is no token. Its text never holds a secret.
@@ -96,13 +100,28 @@ type Consent struct {
 	Offline bool `json:"offline"`
 }
 
+// Client speaks to the provider for one application; [*oauth.Client] is one.
+// Its errors are [*oauth.Error]; anything else counts as an unknown outcome.
+type Client interface {
+	ClientID() string
+	// Timeout is how long a token request may take at most. It is the same in
+	// the whole fleet: others wait so long before they take an intent's outcome
+	// for lost.
+	Timeout() time.Duration
+	Exchange(ctx context.Context, code string, verifier secret.Secret) (oauth.Answer, error)
+	Refresh(ctx context.Context, refresh secret.Secret) (oauth.Answer, error)
+	ClientCredentials(ctx context.Context) (oauth.Answer, error)
+	Me(ctx context.Context, access secret.Secret) (oauth.User, error)
+	Revoke(ctx context.Context, userID int64, access secret.Secret) error
+}
+
 // Application is one Mercado Pago application as it is configured.
 type Application struct {
 	// Name is the application's name in the configuration; "" is the default one.
 	Name   string
-	Client *oauth.Client
-	// RenewBefore is how long before a token's end it is renewed; a third of
-	// the token's life for one that lives less than 90 days.
+	Client Client
+	// RenewBefore is how long before a token's end it is renewed; 0 is 30 days.
+	// It is a third of the token's life for one that lives less than 90 days.
 	RenewBefore time.Duration
 }
 

@@ -1,0 +1,145 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
+	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+)
+
+// ownToken is an application's own token. It is kept in memory only: it can be
+// had again at any time.
+type ownToken struct {
+	current atomic.Pointer[ownSnapshot]
+	fetches group[struct{}, *ownSnapshot]
+	setback setback
+	// forcedAt is when it was last fetched because of a 401, as Unix nanoseconds.
+	forcedAt atomic.Int64
+}
+
+type ownSnapshot struct {
+	token             *Token
+	obtainedAt, dueAt time.Time
+}
+
+func (o *ownSnapshot) lasts(now time.Time, minValidity time.Duration) bool {
+	return o != nil && !o.obtainedAt.After(now.Add(skew)) && lasts(o.obtainedAt, o.token.ExpiresAt, now, minValidity)
+}
+
+// ApplicationToken returns the application's own token, valid for minValidity
+// where that can be had. All callers share one; it is renewed in the background
+// from a third of its life before its end. The error is an [*Error].
+func (s *Source) ApplicationToken(ctx context.Context, application string, minValidity time.Duration) (*Token, error) {
+	c, app, err := s.serving(application)
+	if err != nil {
+		return nil, err
+	}
+	own := &app.state.own
+	now, snap := c.now(), own.current.Load()
+	if snap.lasts(now, minValidity) {
+		if !now.Before(snap.dueAt) {
+			c.renewOwn(app)
+		}
+		return snap.token, nil
+	}
+	fctx, cancel := ctx, context.CancelFunc(func() {})
+	if snap.lasts(now, 0) {
+		fctx, cancel = context.WithTimeout(ctx, patience)
+	}
+	defer cancel()
+	next, err := c.fetchOwn(fctx, app)
+	if err == nil {
+		return next.token, nil
+	}
+	if snap.lasts(c.now(), 0) {
+		return snap.token, nil
+	}
+	return nil, asError(err)
+}
+
+// renewOwn fetches a new token while the old one serves.
+func (s *Source) renewOwn(app *application) {
+	own := &app.state.own
+	if own.fetches.busy(struct{}{}) || own.setback.check(s.now()) != nil {
+		return
+	}
+	left, cancel := context.WithCancel(context.Background())
+	cancel() // nobody waits for it
+	_, _ = s.fetchOwn(left, app)
+}
+
+func (s *Source) fetchOwn(ctx context.Context, app *application) (*ownSnapshot, error) {
+	own := &app.state.own
+	if err := own.setback.check(s.now()); err != nil {
+		return nil, err
+	}
+	return own.fetches.do(ctx, s.manager, app.Client.Timeout()+slack, struct{}{}, func(ctx context.Context) (*ownSnapshot, error) {
+		if err := app.state.breaker.allow(s.now()); err != nil {
+			return nil, err
+		}
+		answer, err := app.Client.ClientCredentials(ctx)
+		now := s.now()
+		if err == nil {
+			own.setback.clear()
+			app.state.accepted()
+			snap := s.ownSnapshot(app, answer, now)
+			own.current.Store(snap)
+			return snap, nil
+		}
+		refusal, ok := errors.AsType[*oauth.Error](err)
+		if ok && (refusal.Outcome == oauth.ApplicationFault || refusal.Outcome == oauth.GrantDead) {
+			// There is no grant to be dead: the application may not have a token.
+			return nil, s.applicationFault(app, err)
+		}
+		failure := &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: providerRetry, Err: err}
+		var asked time.Duration
+		if ok {
+			asked = min(refusal.RetryAfter, mostRetryAfter)
+		}
+		own.setback.set(now, failure, asked)
+		s.observe(Event{Name: EventRenewalFailed, Application: app.Name, Reason: ReasonProvider, RetryAfter: asked, Err: err})
+		return nil, failure
+	})
+}
+
+func (s *Source) ownSnapshot(app *application, answer oauth.Answer, now time.Time) *ownSnapshot {
+	pair := newPair(answer, now)
+	return &ownSnapshot{
+		token: &Token{
+			Application: app.Name,
+			AccessToken: pair.AccessToken,
+			ExpiresAt:   pair.ExpiresAt,
+			PublicKey:   pair.PublicKey,
+			Pair:        tokenstore.PairID{Hash: tokenstore.HashPair(pair.AccessToken, secret.Secret{})},
+		},
+		obtainedAt: pair.ObtainedAt,
+		dueAt:      pair.ExpiresAt.Add(-pair.ExpiresAt.Sub(pair.ObtainedAt) / 3),
+	}
+}
+
+// replaceOwn is Replace for an application's own token.
+func (s *Source) replaceOwn(ctx context.Context, app *application, failed *Token) (*Token, error) {
+	own := &app.state.own
+	if snap := own.current.Load(); snap.lasts(s.now(), 0) {
+		if newer := other(snap.token, failed); newer != nil {
+			return newer, nil
+		}
+	}
+	now, last := s.now(), own.forcedAt.Load()
+	since := time.Duration(now.UnixNano() - last)
+	if last != 0 && since >= 0 && since < forcePause || !own.forcedAt.CompareAndSwap(last, now.UnixNano()) {
+		// Whoever was first may be fetching it: it is waited for, not repeated.
+		if !own.fetches.busy(struct{}{}) {
+			return nil, &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: forcePause, Err: errors.New("the application's token was fetched for a 401 less than a minute ago")}
+		}
+	}
+	snap, err := s.fetchOwn(ctx, app)
+	if err != nil {
+		return nil, asError(err)
+	}
+	return snap.token, nil
+}

@@ -1,0 +1,183 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+)
+
+// Disconnect ends exactly this connection of the seller, and deletes the tokens
+// of its account where no other connection points there. A connection that is
+// gone, or that the seller has by another id, is no error. The error is an
+// [*Error].
+func (s *Source) Disconnect(ctx context.Context, application, seller, connectionID string) error {
+	c, app, err := s.serving(application)
+	if err != nil {
+		return err
+	}
+	_, err = detached(ctx, c.manager, connectWait, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, c.disconnect(ctx, app, seller, connectionID)
+	})
+	if err != nil {
+		return storeError(err)
+	}
+	return nil
+}
+
+func (s *Source) disconnect(ctx context.Context, app *application, seller, connectionID string) error {
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	// Read twice: once to know which account's lock to take, and under it.
+	connection, err := s.connectionByID(ctx, o, app, seller, connectionID)
+	if err != nil || connection == nil {
+		return err
+	}
+	a := s.realm.account(connection.Account)
+	unlock := lockAccount(ctx, s.manager, o.store, a.id, consentLockWait)
+	defer unlock()
+	connection, err = s.connectionByID(ctx, o, app, seller, connectionID)
+	if err != nil || connection == nil {
+		return err
+	}
+	state, err := o.store.Account(ctx, a.id)
+	if err != nil {
+		return fmt.Errorf("reading account %s: %w", a.id, err)
+	}
+	mark := tokenstore.Mark{Connection: connection.ID, Authorization: highest(&state, connection), At: wall(s.now())}
+	// The tombstone of the connection comes first: from here on it is gone,
+	// whatever else fails.
+	err = o.store.DeleteConnection(ctx, *connection)
+	s.realm.forget(key{application: app.Name, seller: seller})
+	if err != nil {
+		return fmt.Errorf("deleting the connection: %w", err)
+	}
+	s.observe(Event{Name: EventDisconnected, Application: app.Name, Seller: seller, Account: a.id})
+	if err := s.release(ctx, o, app, a, mark); err != nil {
+		// The seller is disconnected. What is left are tokens that nobody points
+		// to, and the operator ought to know why.
+		s.observe(Event{Name: EventAlarm, Application: app.Name, Account: a.id, Reason: ReasonStore, Err: err})
+	}
+	return nil
+}
+
+func (s *Source) connectionByID(ctx context.Context, o *opened, app *application, seller, id string) (*tokenstore.Connection, error) {
+	c, err := o.store.Connection(ctx, app.Name, seller)
+	if errors.Is(err, tokenstore.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the connection: %w", err)
+	}
+	if c.ID != id || c.Seller != seller {
+		return nil, nil
+	}
+	return &c, nil
+}
+
+// highest is the highest authorization that a disconnect may void: that of a
+// consent which comes later is not among them.
+func highest(state *tokenstore.Account, c *tokenstore.Connection) uint64 {
+	top := max(state.Tombstone, c.Authorization)
+	for _, p := range state.Pairs {
+		top = max(top, p.Authorization)
+	}
+	return top
+}
+
+// release deletes the account's pairs unless another connection points to it.
+// The mark tells one who is just making a connection; the list tells us of one
+// that was made before.
+func (s *Source) release(ctx context.Context, o *opened, app *application, a *account, mark tokenstore.Mark) error {
+	write := func(what string, w func(context.Context) error) error {
+		if err := persist(ctx, s.manager, w); err != nil {
+			return fmt.Errorf("disconnecting account %s: %s: %w", a.id, what, err)
+		}
+		return nil
+	}
+	if err := write("marking it", func(ctx context.Context) error { return o.store.PutMark(ctx, a.id, mark) }); err != nil {
+		return err
+	}
+	var left []tokenstore.Connection
+	err := write("listing its connections", func(ctx context.Context) (err error) {
+		left, err = o.store.Connections(ctx, a.id)
+		return err
+	})
+	if err != nil {
+		// The mark stays: nobody can tell whether the account is in use, and the
+		// next consent is numbered above it.
+		return err
+	}
+	if len(left) == 0 {
+		if err := write("writing its tombstone", func(ctx context.Context) error { return o.store.PutTombstone(ctx, a.id, mark.Authorization) }); err != nil {
+			return err
+		}
+		var state tokenstore.Account
+		err := write("deleting its pairs", func(ctx context.Context) (err error) {
+			state, err = s.deleteVoid(ctx, o, a, mark.Authorization)
+			return err
+		})
+		a.void(mark.Authorization)
+		if err != nil {
+			return err
+		}
+		s.revoke(ctx, app, &state, mark.Authorization)
+	}
+	return write("removing the mark", func(ctx context.Context) error { return o.store.DeleteMark(ctx, a.id, mark) })
+}
+
+// deleteVoid deletes what the tombstone voids, with the intents that name it. It
+// returns the account as it was before.
+func (s *Source) deleteVoid(ctx context.Context, o *opened, a *account, tombstone uint64) (tokenstore.Account, error) {
+	state, err := o.store.Account(ctx, a.id)
+	if err != nil {
+		return state, err
+	}
+	state.ID = a.id
+	var void []tokenstore.PairID
+	hashes := make(map[string]bool)
+	for _, p := range state.Pairs {
+		if p.Authorization <= tombstone {
+			void = append(void, p.PairID)
+			hashes[p.Hash] = true
+		}
+	}
+	if err := o.store.DeletePairs(ctx, a.id, void...); err != nil {
+		return state, err
+	}
+	for _, i := range state.Intents {
+		if hashes[i.Pair] {
+			if err := o.store.DeleteIntent(ctx, a.id, i); err != nil {
+				return state, err
+			}
+		}
+	}
+	return state, nil
+}
+
+// revoke tells the provider, where it wants to be told. Not before the tokens
+// are deleted here, and never where a newer consent is there: it would die too.
+func (s *Source) revoke(ctx context.Context, app *application, state *tokenstore.Account, tombstone uint64) {
+	if state.ID.ClientID != app.clientID {
+		return // of an application that is not configured any more
+	}
+	var access *tokenstore.Pair
+	for i := range state.Pairs {
+		p := &state.Pairs[i]
+		if p.Authorization > tombstone {
+			return
+		}
+		if s.now().Before(p.ExpiresAt) {
+			access = p
+		}
+	}
+	if access == nil {
+		return
+	}
+	if err := app.Client.Revoke(ctx, state.ID.UserID, access.AccessToken); err != nil {
+		s.observe(Event{Name: EventRenewalFailed, Application: app.Name, Account: state.ID, Reason: ReasonProvider, Err: fmt.Errorf("revoking at the provider: %w", err)})
+	}
+}

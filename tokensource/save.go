@@ -1,0 +1,156 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+)
+
+const (
+	// landWait bounds one try to save a pair.
+	landWait = 5 * time.Second
+	// spillAfter is how long a store may take before a pair is spilled.
+	spillAfter = 2 * time.Second
+)
+
+var (
+	// errVoid: the account was disconnected while its pair was on its way.
+	errVoid    = errors.New("the account was disconnected")
+	errNotRead = errors.New("the pair that was written could not be read back")
+)
+
+// landing saves one pair that the provider gave, and for which nothing can be
+// had again. It goes on until the pair has been read back.
+type landing struct {
+	source  *Source
+	store   tokenstore.Store
+	keyring *secret.Keyring
+	app     *application
+	account *account
+	pair    tokenstore.Pair
+	// consent says that the pair gets the next authorization, whichever that is
+	// when the store can tell.
+	consent bool
+	// intent is renewed while the pair is on its way; nil for a consent.
+	intent *tokenstore.Intent
+	// early is called once when the store does not take the pair at once.
+	early func()
+
+	once  sync.Once
+	spill spill
+}
+
+// run returns the account as it was read back. It fails only with errVoid and,
+// when the process ends, with ctx; the pair is spilled then.
+func (l *landing) run(ctx context.Context) (tokenstore.Account, error) {
+	// A store that hangs must not keep the pair in memory alone.
+	hanging := time.AfterFunc(spillAfter, func() { l.trouble(context.DeadlineExceeded) })
+	defer hanging.Stop()
+	pauses := pausesBetween(100*time.Millisecond, landWait)
+	for {
+		state, err := l.try(ctx)
+		if err == nil || errors.Is(err, errVoid) {
+			hanging.Stop()
+			l.spill.remove()
+			return state, err
+		}
+		l.trouble(err)
+		l.renew(ctx)
+		timer := time.NewTimer(pauses.NextBackOff())
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return state, err
+		}
+	}
+}
+
+func (l *landing) try(ctx context.Context) (tokenstore.Account, error) {
+	ctx, cancel := context.WithTimeout(ctx, landWait)
+	defer cancel()
+	id := l.account.id
+	if l.consent && l.pair.Authorization == 0 {
+		state, err := l.store.Account(ctx, id)
+		if err != nil {
+			return state, fmt.Errorf("reading account %s: %w", id, err)
+		}
+		l.pair.Authorization = state.NextAuthorization()
+		l.spill.renumber(l.pair)
+	}
+	if err := l.store.AddPair(ctx, id, l.pair); err != nil {
+		return tokenstore.Account{}, fmt.Errorf("saving pair %s of account %s: %w", l.pair.PairID, id, err)
+	}
+	state, err := l.store.Account(ctx, id)
+	if err != nil {
+		return state, fmt.Errorf("reading back pair %s of account %s: %w", l.pair.PairID, id, err)
+	}
+	if state.Tombstone >= l.pair.Authorization {
+		return state, l.voided(ctx)
+	}
+	if covers(&state, l.pair.PairID) {
+		return state, nil
+	}
+	return state, errNotRead
+}
+
+// voided deletes the pair, which a disconnect that looked earlier could not see.
+// A consent is newer than the disconnect: it is added again, above it.
+func (l *landing) voided(ctx context.Context) error {
+	if err := l.store.DeletePairs(ctx, l.account.id, l.pair.PairID); err != nil {
+		return fmt.Errorf("deleting void pair %s of account %s: %w", l.pair.PairID, l.account.id, err)
+	}
+	if !l.consent {
+		return errVoid
+	}
+	l.pair.Authorization = 0
+	return errNotRead
+}
+
+// covers reports whether a pair, or one above it, is in the store: another
+// instance may have read it, refreshed it and deleted it since.
+func covers(state *tokenstore.Account, id tokenstore.PairID) bool {
+	for _, p := range state.Pairs {
+		if !p.Less(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// trouble is what happens, once, when the store does not take the pair: it is
+// put where it survives the process, and the operator is told.
+func (l *landing) trouble(cause error) {
+	l.once.Do(func() {
+		err := l.spill.write(l.source.config.SpillDir, l.keyring, l.account.id, l.pair, l.consent)
+		if err != nil {
+			cause = errors.Join(cause, err)
+		}
+		l.source.observe(Event{
+			Name: EventAlarm, Application: l.app.Name, Account: l.account.id, Pair: l.pair.PairID, Reason: ReasonStore,
+			Err: fmt.Errorf("the store does not take a new pair of tokens; it is tried again until it does: %w", cause),
+		})
+		if l.early != nil {
+			l.early()
+		}
+	})
+}
+
+// renew keeps others from taking the outcome of the POST for lost.
+func (l *landing) renew(ctx context.Context) {
+	if l.intent == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, landWait)
+	defer cancel()
+	next := *l.intent
+	next.At = wall(l.source.now())
+	if l.store.PutIntent(ctx, l.account.id, next) == nil {
+		*l.intent = next
+	}
+}

@@ -1,0 +1,239 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+)
+
+const (
+	// openWait bounds one try to open the store; it holds the wait for the
+	// flights of another store.
+	openWait = drainWait + 30*time.Second
+	// replayWait is how long the first request waits for spilled pairs.
+	replayWait = 5 * time.Second
+	// storeWait bounds a store operation on its own.
+	storeWait = 10 * time.Second
+)
+
+// Source is one configuration's view of the manager. Its methods are served by
+// the newest attached configuration, and by its own where none is attached: a
+// request depends neither on Start having run nor on Stop not having run.
+type Source struct {
+	config       Config
+	manager      *Manager
+	realm        *realm
+	applications map[string]*application
+	started      atomic.Bool
+	released     sync.Once
+
+	opened  atomic.Pointer[opened]
+	opening group[struct{}, *opened]
+	broken  setback
+	replays group[struct{}, struct{}]
+}
+
+// opened is a store that was opened once, with the keyring of its configuration.
+type opened struct {
+	store   tokenstore.Store
+	keyring *secret.Keyring
+}
+
+type application struct {
+	Application
+	clientID string
+	state    *applicationState
+}
+
+// Source returns a source for a configuration. It starts nothing and opens
+// nothing.
+func (m *Manager) Source(config Config) *Source {
+	s := &Source{config: config, manager: m, applications: make(map[string]*application, len(config.Applications))}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.realm = m.realms[config.StoreID]
+	if s.realm == nil {
+		s.realm = newRealm(m)
+		m.realms[config.StoreID] = s.realm
+	}
+	s.realm.sources++
+	for _, a := range config.Applications {
+		k := applicationKey{name: a.Name, clientID: a.Client.ClientID()}
+		state := m.applications[k]
+		if state == nil {
+			state = newApplicationState()
+			m.applications[k] = state
+		}
+		s.applications[a.Name] = &application{Application: a, clientID: k.clientID, state: state}
+	}
+	return s
+}
+
+// Start attaches the configuration: the newest attached one serves all.
+func (s *Source) Start() {
+	s.started.Store(true)
+	s.manager.attach(s)
+	if s.hasSpilled() {
+		s.manager.spawn(openWait, func(ctx context.Context) {
+			if o, err := s.open(ctx); err == nil {
+				s.replay(ctx, o)
+			}
+		})
+	}
+}
+
+// Stop detaches the configuration.
+func (s *Source) Stop() { s.manager.detach(s) }
+
+// Release tells that the configuration is gone. Requests that still run with it
+// go on. It may be called more than once.
+func (s *Source) Release() {
+	s.released.Do(func() {
+		m := s.manager
+		m.detach(s)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if s.realm.sources--; s.realm.sources == 0 && m.realms[s.config.StoreID] == s.realm {
+			// Nobody is left to ask for this store's memory.
+			delete(m.realms, s.config.StoreID)
+		}
+	})
+}
+
+// Keyring returns the keyring, opening it where no one needed it before.
+func (s *Source) Keyring(ctx context.Context) (*secret.Keyring, error) {
+	o, err := s.inForce().open(ctx)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	return o.keyring, nil
+}
+
+// Consume uses up a state. It returns [tokenstore.ErrConsumed] the second time.
+func (s *Source) Consume(ctx context.Context, state string, until time.Time) error {
+	c := s.inForce()
+	_, err := detached(ctx, c.manager, storeWait, func(ctx context.Context) (struct{}, error) {
+		o, err := c.open(ctx)
+		if err == nil {
+			err = o.store.Consume(ctx, state, until)
+		}
+		return struct{}{}, err
+	})
+	if err == nil || errors.Is(err, tokenstore.ErrConsumed) {
+		return err
+	}
+	return storeError(err)
+}
+
+// Connection reads a seller's connection from the store.
+func (s *Source) Connection(ctx context.Context, application, seller string) (tokenstore.Connection, error) {
+	c, _, err := s.serving(application)
+	if err != nil {
+		return tokenstore.Connection{}, err
+	}
+	if seller == "" {
+		return tokenstore.Connection{}, notConnected()
+	}
+	connection, err := detached(ctx, c.manager, storeWait, func(ctx context.Context) (tokenstore.Connection, error) {
+		o, err := c.open(ctx)
+		if err != nil {
+			return tokenstore.Connection{}, err
+		}
+		return o.store.Connection(ctx, application, seller)
+	})
+	if err != nil {
+		return tokenstore.Connection{}, storeError(err)
+	}
+	return connection, nil
+}
+
+// inForce returns the configuration that serves s: the newest attached one. One
+// that was never started and has a store of its own serves itself, for the
+// newest is then still the one that it will replace.
+func (s *Source) inForce() *Source {
+	newest := s.manager.newest.Load()
+	if newest == nil || newest == s {
+		return s
+	}
+	if newest.config.StoreID != s.config.StoreID && !s.started.Load() {
+		return s
+	}
+	return newest
+}
+
+// serving returns the configuration that serves s and its application. An
+// application that only s knows is served by s.
+func (s *Source) serving(name string) (*Source, *application, error) {
+	c := s.inForce()
+	if app := c.applications[name]; app != nil {
+		return c, app, nil
+	}
+	if app := s.applications[name]; app != nil {
+		return s, app, nil
+	}
+	return nil, nil, &Error{Status: Connected, Reason: ReasonUnknownApplication}
+}
+
+func (s *Source) now() time.Time {
+	if s.config.Now != nil {
+		return s.config.Now()
+	}
+	return time.Now()
+}
+
+func (s *Source) observe(e Event) {
+	if s.config.Observer != nil {
+		s.config.Observer.Observe(e)
+	}
+}
+
+// open opens the store and the keyring once. After a failure it pauses, so that
+// requests do not hammer a store that is down.
+func (s *Source) open(ctx context.Context) (*opened, error) {
+	if o := s.opened.Load(); o != nil {
+		return o, nil
+	}
+	if err := s.broken.check(s.now()); err != nil {
+		return nil, err
+	}
+	return s.opening.do(ctx, s.manager, openWait, struct{}{}, func(ctx context.Context) (*opened, error) {
+		if o := s.opened.Load(); o != nil {
+			return o, nil
+		}
+		s.manager.drain(ctx, s.realm)
+		store, keyring, err := s.config.Open(ctx)
+		if err != nil {
+			failure := storeError(err)
+			s.broken.set(s.now(), failure, 0)
+			return nil, failure
+		}
+		s.broken.clear()
+		o := &opened{store: store, keyring: keyring}
+		rctx, cancel := context.WithTimeout(ctx, replayWait)
+		defer cancel()
+		s.replay(rctx, o)
+		s.opened.Store(o)
+		return o, nil
+	})
+}
+
+func notConnected() *Error {
+	return &Error{Status: NotConnected, Reason: ReasonNotConnected}
+}
+
+// storeError tells a failure of the store. Only ErrNotFound means that there is
+// no connection: anything else is something that the store does not know.
+func storeError(err error) *Error {
+	if known, ok := errors.AsType[*Error](err); ok {
+		return known
+	}
+	if errors.Is(err, tokenstore.ErrNotFound) {
+		return notConnected()
+	}
+	return &Error{Status: Connected, Reason: ReasonStore, RetryAfter: storeRetry, Err: err}
+}

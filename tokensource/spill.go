@@ -1,0 +1,224 @@
+package tokensource
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+)
+
+const (
+	// spilledPair is a pair that has its number; spilledConsent is one that gets
+	// the next authorization, because the store could not tell which that is.
+	spilledPair    = ".pair"
+	spilledConsent = ".consent"
+	mostSpilled    = 64 << 10
+)
+
+// spill is a pair in a sealed file of its own. The zero spill is no file.
+type spill struct {
+	mu      sync.Mutex
+	dir     string
+	keyring *secret.Keyring
+	id      tokenstore.AccountID
+	path    string
+}
+
+// write seals a pair to a file, on disk when it returns.
+func (s *spill) write(dir string, keyring *secret.Keyring, id tokenstore.AccountID, pair tokenstore.Pair, consent bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if dir == "" {
+		return errors.New("there is no folder to spill it to")
+	}
+	s.dir, s.keyring, s.id = dir, keyring, id
+	ext := spilledPair
+	if consent && pair.Authorization == 0 {
+		ext, pair.Authorization = spilledConsent, 1
+	}
+	return s.replace(pair, ext)
+}
+
+// renumber writes a spilled consent anew, once it has its number: replayed by
+// its number it can never come above a consent that is newer.
+func (s *spill) renumber(pair tokenstore.Pair) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.path == "" {
+		return
+	}
+	_ = s.replace(pair, spilledPair) // the file that is there will do
+}
+
+func (s *spill) replace(pair tokenstore.Pair, ext string) error {
+	record, err := tokenstore.SealPair(s.keyring, secret.Spill, s.id, pair)
+	if err != nil {
+		return fmt.Errorf("spilling a pair: %w", err)
+	}
+	name := sha256.Sum256([]byte(s.id.String() + "/" + pair.Hash + fmt.Sprintf("/%d/%d", pair.Authorization, pair.Generation)))
+	path := filepath.Join(s.dir, hex.EncodeToString(name[:16])+ext)
+	if err := writeFile(path, record); err != nil {
+		return fmt.Errorf("spilling a pair: %w", err)
+	}
+	if s.path != "" && s.path != path {
+		_ = os.Remove(s.path)
+	}
+	s.path = path
+	return nil
+}
+
+// remove deletes the file: its pair, or one above it, was read back.
+func (s *spill) remove() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.path == "" {
+		return
+	}
+	// A file that stays is found to be saved at the next replay.
+	_ = os.Remove(s.path)
+	s.path = ""
+}
+
+// writeFile writes a file that is either there as a whole or not at all, and is
+// on disk, with its name, when it returns.
+func writeFile(path string, content []byte) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "spilling-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	folder, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	// Some systems cannot sync a folder; the file itself is on disk.
+	_ = folder.Sync()
+	return folder.Close()
+}
+
+func (s *Source) spilled() []string {
+	if s.config.SpillDir == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(s.config.SpillDir)
+	if err != nil {
+		return nil // no folder: nothing was ever spilled
+	}
+	var paths []string
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext == spilledPair || ext == spilledConsent {
+			paths = append(paths, filepath.Join(s.config.SpillDir, e.Name()))
+		}
+	}
+	return paths
+}
+
+func (s *Source) hasSpilled() bool { return len(s.spilled()) > 0 }
+
+// replay brings spilled pairs into the store. It returns when ctx is done; what
+// does not land goes on being tried in the background.
+func (s *Source) replay(ctx context.Context, o *opened) {
+	if !s.hasSpilled() {
+		return
+	}
+	_, _ = s.replays.do(ctx, s.manager, 0, struct{}{}, func(ctx context.Context) (struct{}, error) {
+		told := make(map[string]bool)
+		pauses := pausesBetween(time.Second, time.Minute)
+		for {
+			left := 0
+			for _, path := range s.spilled() {
+				if err := s.replayFile(ctx, o, path); err != nil {
+					left++
+					if !told[path] {
+						told[path] = true
+						s.observe(Event{Name: EventAlarm, Reason: ReasonStore, Err: fmt.Errorf("a spilled pair of tokens is not in the store yet: %s: %w", filepath.Base(path), err)})
+					}
+				}
+			}
+			if left == 0 || !s.manager.sleep(ctx, pauses.NextBackOff()) {
+				return struct{}{}, nil
+			}
+		}
+	})
+}
+
+func (s *Source) replayFile(ctx context.Context, o *opened, path string) error {
+	record, err := readBounded(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // its own landing, or another process, was faster
+	}
+	if err != nil {
+		return err
+	}
+	id, pair, err := tokenstore.OpenPair(o.keyring, secret.Spill, record)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeWait)
+	defer cancel()
+	l := landing{source: s, store: o.store, keyring: o.keyring, account: s.realm.account(id), pair: pair}
+	state, err := o.store.Account(ctx, id)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(path, spilledConsent) {
+		l.consent, l.pair.Authorization = true, 0
+		if hasHash(&state, pair.Hash) {
+			return os.Remove(path)
+		}
+	} else if state.Tombstone >= pair.Authorization || covers(&state, pair.PairID) {
+		return os.Remove(path)
+	}
+	if _, err := l.try(ctx); err != nil && !errors.Is(err, errVoid) {
+		return err
+	}
+	return os.Remove(path)
+}
+
+func hasHash(state *tokenstore.Account, hash string) bool {
+	for _, p := range state.Pairs {
+		if p.Hash == hash {
+			return true
+		}
+	}
+	return false
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	record, err := io.ReadAll(io.LimitReader(f, mostSpilled+1))
+	if err == nil && len(record) > mostSpilled {
+		err = errors.New("it is too long for a pair")
+	}
+	return record, err
+}

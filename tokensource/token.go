@@ -1,0 +1,255 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+)
+
+const (
+	// loadWait bounds the reading of one seller from the store.
+	loadWait = 15 * time.Second
+	// patience is how long a request waits for a refresh while its token is
+	// still valid.
+	patience = 5 * time.Second
+)
+
+// Token returns a live access token of exactly this seller, valid for
+// minValidity where that can be had. A token that is still valid is never
+// withheld. The error is an [*Error].
+//
+// The token of a seller in memory costs neither a lock nor an allocation.
+func (s *Source) Token(ctx context.Context, application, seller string, minValidity time.Duration) (*Token, error) {
+	c, app, err := s.serving(application)
+	if err != nil {
+		return nil, err
+	}
+	if seller == "" {
+		return nil, notConnected()
+	}
+	k := key{application: application, seller: seller}
+	now := c.now()
+	if e, ok := c.realm.entries.GetIfPresent(k); ok {
+		snap := e.snapshot.Load()
+		if snap.connection.Account.ClientID == app.clientID && snap.fresh(now) && snap.lasts(now, minValidity) {
+			c.tend(app, k, e, snap, now)
+			return snap.token, nil
+		}
+	}
+	token, err := c.fetch(ctx, app, k, minValidity)
+	if err != nil {
+		return nil, asError(err)
+	}
+	return token, nil
+}
+
+// asError makes of any failure an Error: what is none yet is a caller that left
+// or a process that ends, and asking again helps.
+func asError(err error) *Error {
+	if known, ok := errors.AsType[*Error](err); ok {
+		return known
+	}
+	return &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: providerRetry, Err: err}
+}
+
+// tend does, in the background, what a hit shows to be of use soon: reading the
+// seller again, and renewing a token that is due.
+func (s *Source) tend(app *application, k key, e *entry, snap *snapshot, now time.Time) {
+	if !now.Before(snap.recheckAt) && e.rechecking.CompareAndSwap(false, true) {
+		started := s.manager.spawn(loadWait, func(ctx context.Context) {
+			defer e.rechecking.Store(false)
+			_, _ = s.load(ctx, app, k) // what fails shows when memory has run out
+		})
+		if !started {
+			e.rechecking.Store(false)
+		}
+	}
+	if snap.dueAt.IsZero() || now.Before(snap.dueAt) {
+		return
+	}
+	a := snap.account
+	at := a.tryAt.Load()
+	if wait := at - now.UnixNano(); wait > 0 && wait <= int64(time.Minute) {
+		return
+	}
+	if !a.tryAt.CompareAndSwap(at, now.Add(time.Second).UnixNano()) {
+		return
+	}
+	if _, err := s.renew(app, a, renewal{}); err != nil {
+		wait := min(max(asError(err).RetryAfter, time.Second), time.Minute)
+		a.tryAt.Store(now.Add(wait).UnixNano())
+	}
+}
+
+// fetch is the way that memory alone could not go: the store, then one refresh
+// for all who wait.
+func (s *Source) fetch(ctx context.Context, app *application, k key, minValidity time.Duration) (*Token, error) {
+	snap := s.fromMemory(app, k)
+	if snap == nil {
+		var err error
+		if snap, err = s.loadOrStale(ctx, app, k); err != nil {
+			return nil, err
+		}
+	}
+	now := s.now()
+	if snap.lasts(now, minValidity) {
+		if e, ok := s.realm.entries.GetIfPresent(k); ok {
+			s.tend(app, k, e, snap, now)
+		}
+		return snap.token, nil
+	}
+	rctx, cancel := ctx, context.CancelFunc(func() {})
+	if snap.lasts(now, 0) {
+		rctx, cancel = context.WithTimeout(ctx, patience)
+	}
+	defer cancel()
+	err := s.refresh(rctx, app, snap.account, renewal{minValidity: minValidity})
+	// Whatever came of it: what is valid now is served.
+	now = s.now()
+	if snap = snap.account.snapshot(snap.connection, app, now); snap.token != nil {
+		return snap.token, nil
+	}
+	if err == nil {
+		err = snap.known.problem()
+	}
+	return nil, err
+}
+
+// fromMemory returns what memory knows of a seller, where it is believed.
+func (s *Source) fromMemory(app *application, k key) *snapshot {
+	e, ok := s.realm.entries.GetIfPresent(k)
+	if !ok {
+		return nil
+	}
+	now, snap := s.now(), e.snapshot.Load()
+	if snap.connection.Account.ClientID != app.clientID || now.Before(snap.validatedAt) || !now.Before(snap.serveUntil) {
+		return nil
+	}
+	if snap.known != snap.account.known.Load() {
+		// The account was refreshed, by this or by another of its sellers.
+		next := snap.again(app, now)
+		e.snapshot.CompareAndSwap(snap, next)
+		snap = next
+	}
+	if len(snap.known.living) == 0 {
+		// The seller may have reconnected at another instance just now.
+		return nil
+	}
+	return snap
+}
+
+// again is the snapshot with what its account knows now, read no later.
+func (s *snapshot) again(app *application, now time.Time) *snapshot {
+	next := s.account.snapshot(s.connection, app, now)
+	next.validatedAt, next.recheckAt, next.serveUntil = s.validatedAt, s.recheckAt, s.serveUntil
+	return next
+}
+
+// stale is the snapshot for a while in which the store cannot be read; nil where
+// nothing is valid or the store was read too long ago.
+func (s *snapshot) stale(app *application, now time.Time) *snapshot {
+	next := s.again(app, now)
+	end := s.validatedAt.Add(staleMax)
+	if next.token == nil || s.connection.Account.ClientID != app.clientID || !now.Before(end) {
+		return nil
+	}
+	if next.validatedAt.After(now) {
+		next.validatedAt = now // the clock was set back
+	}
+	next.recheckAt = now.Add(storeRetry / 2)
+	next.serveUntil = now.Add(storeRetry)
+	if next.serveUntil.After(end) {
+		next.serveUntil = end
+	}
+	return next
+}
+
+// loadOrStale reads a seller, and waits for a store that does not answer only
+// so long where memory has a valid token.
+func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (*snapshot, error) {
+	e, ok := s.realm.entries.GetIfPresent(k)
+	if !ok {
+		return s.load(ctx, app, k)
+	}
+	old := e.snapshot.Load()
+	if old.stale(app, s.now()) == nil {
+		return s.load(ctx, app, k)
+	}
+	lctx, cancel := context.WithTimeout(ctx, staleWait)
+	defer cancel()
+	snap, err := s.load(lctx, app, k)
+	if err == nil || lctx.Err() == nil {
+		return snap, err
+	}
+	stale := old.stale(app, s.now())
+	if stale == nil {
+		return nil, err
+	}
+	e.snapshot.CompareAndSwap(old, stale)
+	return stale, nil
+}
+
+// load reads a seller from the store, once for all who ask.
+func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, error) {
+	return s.realm.loads.do(ctx, s.manager, loadWait, k, func(ctx context.Context) (*snapshot, error) {
+		snap, err := s.loadNow(ctx, app, k)
+		if err == nil {
+			return snap, nil
+		}
+		failure := storeError(err)
+		if failure.Status != Connected {
+			return nil, failure
+		}
+		e, ok := s.realm.entries.GetIfPresent(k)
+		if !ok {
+			return nil, failure
+		}
+		old := e.snapshot.Load()
+		stale := old.stale(app, s.now())
+		if stale == nil {
+			return nil, failure
+		}
+		e.snapshot.CompareAndSwap(old, stale)
+		return stale, nil
+	})
+}
+
+func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapshot, error) {
+	o, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for tries := 0; ; tries++ {
+		now, epoch := s.now(), s.realm.epochNow()
+		c, err := o.store.Connection(ctx, k.application, k.seller)
+		if errors.Is(err, tokenstore.ErrNotFound) {
+			if s.realm.epochNow() != epoch && tries < 3 {
+				continue
+			}
+			s.realm.entries.Invalidate(k)
+			return nil, notConnected()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading the connection: %w", err)
+		}
+		if c.Application != k.application || c.Seller != k.seller {
+			// Nothing but the seller's own record may choose whose token it is.
+			return nil, errors.New("reading the connection: the store returned another seller's")
+		}
+		if c.Account.ClientID != app.clientID {
+			s.realm.entries.Invalidate(k)
+			return nil, &Error{Status: ReconnectRequired, Reason: ReasonApplicationChanged}
+		}
+		a := s.realm.account(c.Account)
+		if _, err := s.read(ctx, o.store, app.Name, a); err != nil {
+			return nil, fmt.Errorf("reading account %s: %w", a.id, err)
+		}
+		snap := a.snapshot(c, app, now)
+		if s.realm.remember(k, snap, epoch) || tries >= 3 {
+			return snap, nil
+		}
+	}
+}
