@@ -75,7 +75,7 @@ func (s *Sandbox) me(c *call, _ *http.Request, who caller) {
 	a := who.account
 	c.answer(http.StatusOK, map[string]any{
 		"id": a.UserID, "nickname": a.Nickname, "email": a.Email,
-		"first_name": title(a.Nickname), "last_name": "",
+		"first_name": a.Name, "last_name": "",
 		"country_id": a.Country, "site_id": sites[a.Country][0], "user_type": "normal",
 		"tags": []string{"normal"}, "status": map[string]any{"site_status": "active"},
 	})
@@ -258,13 +258,4 @@ func scheme(r *http.Request) string {
 		return "https"
 	}
 	return "http"
-}
-
-// title turns a nickname into a name for people: CAFE_DO_PORTO, Cafe do porto.
-func title(nickname string) string {
-	words := strings.ToLower(strings.ReplaceAll(nickname, "_", " "))
-	if words == "" {
-		return ""
-	}
-	return strings.ToUpper(words[:1]) + words[1:]
 }

@@ -64,7 +64,10 @@ func (s *Sandbox) renderControl(w http.ResponseWriter, r *http.Request, status i
 	view.Requests = now.Requests[:min(len(now.Requests), maxShown)]
 	for _, application := range now.Applications {
 		if application.ClientID == DefaultClientID {
-			view.Default, view.Secret = &application, application.ClientSecret
+			view.Default = &application
+			if application.ClientSecret == DefaultClientSecret { // any other is somebody's
+				view.Secret = application.ClientSecret
+			}
 		}
 	}
 	show(w, status, "control.html", view)

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -87,10 +88,12 @@ func (f Fault) check() error {
 	switch {
 	case !slices.Contains(faultKinds(), f.Kind):
 		return fmt.Errorf("unknown kind of fault %q: write one of %v", clip(string(f.Kind)), faultKinds())
+	case f.Kind == Latency && f.Delay == 0 && f.Wait == nil:
+		return errors.New(`latency needs a delay, like "3s"`)
 	case f.Delay < 0 || f.RetryAfter < 0:
-		return fmt.Errorf("a fault's delay and retry_after cannot be negative")
+		return errors.New("a fault's delay and retry_after cannot be negative")
 	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
-		return fmt.Errorf("a fault's status is a number from 200 to 599")
+		return errors.New("a fault's status is a number from 200 to 599")
 	case f.Grant != "" && knownGrant(f.Grant) == "other":
 		return fmt.Errorf("a fault's grant is %s, %s or %s", grantCode, grantRefresh, grantApplication)
 	}

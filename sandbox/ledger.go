@@ -110,7 +110,7 @@ func (l *ledger) register(application Application) *Application {
 	if _, known := l.accounts[application.OwnerID]; !known {
 		id := formatID(application.OwnerID)
 		l.accounts[application.OwnerID] = Account{
-			UserID: application.OwnerID, Nickname: "PLATFORM_" + id, Email: "platform-" + id + "@example.com", Country: "AR",
+			UserID: application.OwnerID, Nickname: "PLATFORM_" + id, Name: application.Name, Email: "platform-" + id + "@example.com", Country: "AR",
 		}
 	}
 	l.applications[application.ClientID] = &application

@@ -18,7 +18,6 @@ var pageFiles embed.FS
 const stylePath = "/sandbox.css"
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
-	"title":    title,
 	"initials": initials,
 	"sorted":   sortedCounts,
 	"clock":    func(t time.Time) string { return t.Format("15:04:05") },

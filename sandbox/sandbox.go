@@ -60,9 +60,12 @@ type Application struct {
 
 // Account is a fictional Mercado Pago account.
 type Account struct {
-	UserID   int64  `json:"user_id"`
+	UserID int64 `json:"user_id"`
+	// Nickname is what /users/me tells.
 	Nickname string `json:"nickname"`
-	Email    string `json:"email"`
+	// Name is shown on pages. Default: the nickname.
+	Name  string `json:"name"`
+	Email string `json:"email"`
 	// Country is AR, BR, CL, CO, MX, PE or UY.
 	Country string `json:"country"`
 }
@@ -72,10 +75,10 @@ type Account struct {
 // country's calling code.
 func DefaultAccounts() []Account {
 	return []Account{
-		{5411000101, "LIBRERIA_AURORA", "aurora@example.com", "AR"},
-		{5411000102, "ALMACEN_DEL_RIO", "almacen@example.com", "AR"},
-		{5511000201, "CAFE_DO_PORTO", "porto@example.com", "BR"},
-		{5255000301, "TALLER_NOPAL", "nopal@example.com", "MX"},
+		{5411000101, "LIBRERIA_AURORA", "Librería Aurora", "aurora@example.com", "AR"},
+		{5411000102, "ALMACEN_RIO", "Almacén Río", "almacen@example.com", "AR"},
+		{5511000201, "CAFE_DO_PORTO", "Café do Porto", "porto@example.com", "BR"},
+		{5255000301, "TALLER_NOPAL", "Taller Nopal", "nopal@example.com", "MX"},
 	}
 }
 
@@ -128,6 +131,7 @@ func New(options Options) *Sandbox {
 			Name: "Demo shop", ClientID: DefaultClientID, ClientSecret: DefaultClientSecret,
 		}}
 	}
+	options.Accounts = named(options.Accounts)
 	s := &Sandbox{options: options, now: options.Now, logger: options.Logger}
 	s.Reset()
 	s.routes = s.routing()
@@ -144,6 +148,17 @@ func (s *Sandbox) Reset() {
 	s.ledger = newLedger(s.options)
 	s.faults = nil
 	s.journal = newJournal()
+}
+
+// named copies accounts, each with a name.
+func named(accounts []Account) []Account {
+	out := append([]Account(nil), accounts...)
+	for i := range out {
+		if out[i].Name == "" {
+			out[i].Name = out[i].Nickname
+		}
+	}
+	return out
 }
 
 // Accounts lists the accounts that can consent.
@@ -164,6 +179,7 @@ func (s *Sandbox) routing() *http.ServeMux {
 	handle("POST /v1/payments", s.authorized(s.createPayment))
 	handle("GET /v1/payments/{id}", s.authorized(s.getPayment))
 	handle("POST /checkout/preferences", s.authorized(s.createPreference))
+	handle("POST /checkout/preferences/{$}", s.authorized(s.createPreference)) // the npm SDK's spelling
 	handle("GET /checkout/v1/redirect", s.checkout)
 	handle("/", func(c *call, _ *http.Request) {
 		c.refuse(http.StatusNotFound, "not_found", "resource not found")

@@ -76,7 +76,7 @@ func (s *Sandbox) grant(c *call) (*tokenAnswer, *tokenError) {
 		return nil, &tokenError{"invalid_request", c.badForm.Error(), ""}
 	}
 	form := c.form
-	if e := require(form, "grant_type", "client_id", "client_secret"); e != nil {
+	if e := missing(form, "grant_type", "client_id", "client_secret"); e != nil {
 		return nil, e
 	}
 	s.mu.Lock()
@@ -112,24 +112,25 @@ func (s *Sandbox) application(clientID string) *Application {
 	return s.ledger.register(Application{ClientID: clientID})
 }
 
-func require(form map[string]string, names ...string) *tokenError {
-	var missing []string
+// missing refuses a request that lacks a field.
+func missing(form map[string]string, names ...string) *tokenError {
+	var absent []string
 	for _, name := range names {
 		if form[name] == "" {
-			missing = append(missing, name)
+			absent = append(absent, name)
 		}
 	}
-	if missing == nil {
+	if absent == nil {
 		return nil
 	}
 	return &tokenError{code: "invalid_request", message: "the following parameters are required: " +
-		strings.Join(names, ", ") + ". Missing parameters: " + strings.Join(missing, ", ")}
+		strings.Join(names, ", ") + ". Missing parameters: " + strings.Join(absent, ", ")}
 }
 
 // exchange is grant authorization_code.
 func (s *Sandbox) exchange(c *call, application *Application) (*tokenAnswer, *tokenError) {
 	form := c.form
-	if e := require(form, "code", "redirect_uri"); e != nil {
+	if e := missing(form, "code", "redirect_uri"); e != nil {
 		return nil, e
 	}
 	if application.PKCE && form["code_verifier"] == "" {
@@ -165,7 +166,7 @@ func (s *Sandbox) exchange(c *call, application *Application) (*tokenAnswer, *to
 
 // refresh is grant refresh_token.
 func (s *Sandbox) refresh(c *call, application *Application) (*tokenAnswer, *tokenError) {
-	if e := require(c.form, "refresh_token"); e != nil {
+	if e := missing(c.form, "refresh_token"); e != nil {
 		return nil, e
 	}
 	now := s.now()
