@@ -119,8 +119,6 @@ type Problem struct {
 	// RetryAfter is when to ask again. A 503 always says when: in 10 s where
 	// this is 0.
 	RetryAfter time.Duration
-	// Reason says more to programs, such as the reason of a [tokensource.Error].
-	Reason string
 	// ConnectURL is where the seller connects, or starts again; "" is nowhere.
 	ConnectURL string
 	// Seller is whom it is about; "" is nobody.
@@ -134,7 +132,6 @@ type document struct {
 	Status     int    `json:"status"`
 	Detail     string `json:"detail"`
 	Code       string `json:"code"`
-	Reason     string `json:"reason,omitempty"`
 	Reason     string `json:"reason,omitempty"`
 	Mend       string `json:"mend"`
 	RetryAfter int    `json:"retry_after,omitempty"`
