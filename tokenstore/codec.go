@@ -86,8 +86,11 @@ func OpenPair(k *secret.Keyring, p secret.Purpose, record []byte) (AccountID, Pa
 		return AccountID{}, Pair{}, err
 	}
 	text, err := k.Open(p, r.Tokens, pairNames(r.AccountID, r.PairID)...)
+	if errors.Is(err, secret.ErrOpen) {
+		err = fmt.Errorf("%w: restore the record from a back-up", err)
+	}
 	if err != nil {
-		return AccountID{}, Pair{}, fmt.Errorf("the tokens of pair %s of %s do not open: %w", r.PairID, r.AccountID, err)
+		return AccountID{}, Pair{}, fmt.Errorf("the tokens of pair %s of %s: %w", r.PairID, r.AccountID, err)
 	}
 	var tokens pairTokens
 	if err := json.Unmarshal(text, &tokens); err != nil {

@@ -19,7 +19,7 @@ const (
 	recordVersion = 1
 
 	// maxRecord bounds what is read and what is written. Real records have
-	// about 1 KiB; a full index has 42.
+	// about 1 KiB; a full index has 48.
 	maxRecord = 64 << 10
 
 	// listPatience bounds how long a listing is tried again that stumbles over

@@ -48,19 +48,35 @@ func (s *Store) Connection(ctx context.Context, application, seller string) (tok
 	if err != nil {
 		return tokenstore.Connection{}, fmt.Errorf("reading a connection: %w", err)
 	}
+	for last := ""; ; {
+		c, err := s.pointer(ctx, key, application, seller)
+		if err != nil {
+			return tokenstore.Connection{}, err
+		}
+		over, err := s.hasEnded(ctx, c.ID)
+		if err != nil {
+			return tokenstore.Connection{}, err
+		}
+		if !over {
+			return c, nil
+		}
+		// It may have been replaced, and ended only then: look again, until it is
+		// the ended one that stays.
+		if c.ID == last {
+			return tokenstore.Connection{}, fmt.Errorf("%s was disconnected: %w", key, tokenstore.ErrNotFound)
+		}
+		last = c.ID
+	}
+}
+
+// pointer reads the connection that was made last for a seller, ended or not.
+func (s *Store) pointer(ctx context.Context, key, application, seller string) (tokenstore.Connection, error) {
 	var c tokenstore.Connection
 	if err := s.get(ctx, key, &c); err != nil {
 		return tokenstore.Connection{}, err
 	}
-	if c.Application != application || c.Seller != seller {
-		return tokenstore.Connection{}, fmt.Errorf("reading %s: it is the connection of another seller: restore it from a back-up", key)
-	}
-	over, err := s.hasEnded(ctx, c.ID)
-	if err != nil {
-		return tokenstore.Connection{}, err
-	}
-	if over {
-		return tokenstore.Connection{}, fmt.Errorf("%s was disconnected: %w", key, tokenstore.ErrNotFound)
+	if c.Application != application || c.Seller != seller || c.ID == "" {
+		return tokenstore.Connection{}, fmt.Errorf("reading %s: it is not this seller's connection: restore it from a back-up", key)
 	}
 	return c, nil
 }

@@ -73,7 +73,7 @@ func TestTheWeakestStorageOfAllLosesNothing(t *testing.T) {
 	}, storetest.WorthlessLock(), storetest.SettlesLater(func() { late.CatchUp() }))
 }
 
-func TestACrashAtAnyStepLeavesTheOldOrTheNewState(t *testing.T) {
+func TestAtAnyStepThereIsTheOldOrTheNewState(t *testing.T) {
 	for name, storage := range map[string]func(t *testing.T) certmagic.Storage{
 		"memory": func(*testing.T) certmagic.Storage { return storetest.NewMemory() },
 		"files":  func(t *testing.T) certmagic.Storage { return &certmagic.FileStorage{Path: t.TempDir()} },
@@ -82,16 +82,16 @@ func TestACrashAtAnyStepLeavesTheOldOrTheNewState(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			storetest.RunCrashes(t, func(t *testing.T, step func() error) (crashing, other tokenstore.Store) {
+			storetest.RunSteps(t, func(t *testing.T, step func() error) (stepping, other tokenstore.Store) {
 				below := storage(t)
-				crashing, _ = instances(t, storetest.Hook(below, func(op, _ string) error {
+				stepping, _ = instances(t, storetest.Hook(below, func(op, _ string) error {
 					if op == "unlock" {
 						return nil
 					}
 					return step()
 				}))
 				_, other = instances(t, below)
-				return crashing, other
+				return stepping, other
 			})
 		})
 	}

@@ -15,45 +15,61 @@ import (
 // errCrash is what every step says after the crash.
 var errCrash = errors.New("crashed")
 
-// RunCrashes checks that a crash at any step leaves the old state or the new
-// one, never neither. open returns two instances of one new, empty store; the
-// first calls step before each thing it does to what lies below, but for
-// releasing a lock (the dead hold none for long), and does not do it where step
-// returns an error.
-func RunCrashes(t *testing.T, open func(t *testing.T, step func() error) (crashing, other tokenstore.Store)) {
+// mostSteps bounds the steps that a change or a reading may take.
+const mostSteps = 200
+
+type opener func(t *testing.T, step func() error) (stepping, other tokenstore.Store)
+
+// RunSteps goes through what an instance does step by step. A crash at any of
+// them leaves the old state or the new one, never neither; and a reader that
+// another instance meets between any two of them sees the old state or the new
+// one, never neither.
+//
+// open returns two instances of one new, empty store. The first calls step
+// before each thing it does to what lies below, but for releasing a lock (the
+// dead hold none for long), and does not do it where step returns an error.
+func RunSteps(t *testing.T, open func(t *testing.T, step func() error) (stepping, other tokenstore.Store)) {
 	t.Helper()
 	for _, c := range crashes {
-		t.Run(c.name, func(t *testing.T) {
-			for n := 0; ; n++ {
-				require.Less(t, n, 200, "the change never comes to its end")
-				left := -1
-				ctx, die := context.WithCancel(t.Context())
-				crashing, other := open(t, func() error {
-					if left == 0 {
-						die()
-						return errCrash
-					}
-					left--
-					return nil
-				})
-				c.before(t, crashing)
-				left = n
-				err := c.change(ctx, crashing)
-				die()
-				if err != nil {
-					require.True(t, errors.Is(err, errCrash) || errors.Is(err, context.Canceled), "%v", err)
-				}
-				c.after(t, other, err == nil, fmt.Sprintf("after a crash at step %d", n))
-				left = -1
-				require.NoError(t, c.change(t.Context(), other), "what crashed is done again, at step %d", n)
-				c.after(t, other, true, fmt.Sprintf("done again after a crash at step %d", n))
-				if err == nil {
-					return
-				}
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { die(t, c, open) })
+	}
+	for _, m := range meetings {
+		t.Run(m.name, func(t *testing.T) { meet(t, m, open) })
 	}
 }
+
+// die crashes at every step of a change.
+func die(t *testing.T, c crash, open opener) {
+	t.Helper()
+	for n := 0; ; n++ {
+		require.Less(t, n, mostSteps, "the change never comes to its end")
+		left := -1
+		ctx, cancel := context.WithCancel(t.Context())
+		crashing, other := open(t, func() error {
+			if left == 0 {
+				cancel()
+				return errCrash
+			}
+			left--
+			return nil
+		})
+		c.before(t, crashing)
+		left = n
+		err := c.change(ctx, crashing)
+		cancel()
+		if err != nil {
+			require.True(t, errors.Is(err, errCrash) || errors.Is(err, context.Canceled), "%v", err)
+		}
+		c.after(t, other, err == nil, when("crashed", n))
+		require.NoError(t, c.change(t.Context(), other), "what crashed is done again, %s", when("crashed", n))
+		c.after(t, other, true, when("done again after it crashed", n))
+		if err == nil {
+			return
+		}
+	}
+}
+
+func when(what string, step int) string { return fmt.Sprintf("%s at step %d", what, step) }
 
 // crash is a change in the midst of which an instance dies.
 type crash struct {

@@ -1,5 +1,5 @@
 // Package storetest has the suite that every [tokenstore.Store] passes, [Run]
-// and [RunCrashes], and storages to test with: one in memory, and doubles of the
+// and [RunSteps], and storages to test with: one in memory, and doubles of the
 // weakest that Caddy's storage plugins are known to be.
 package storetest
 
@@ -182,7 +182,7 @@ func requireSamePair(t *testing.T, want, got tokenstore.Pair) {
 	require.Equal(t, want.Scope, got.Scope)
 }
 
-// at once runs n functions together and returns their errors.
+// atOnce runs n functions together and returns their errors.
 func atOnce(n int, f func(i int) error) []error {
 	errs := make([]error, n)
 	start := make(chan struct{})
