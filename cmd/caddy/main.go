@@ -1,7 +1,10 @@
+// Command caddy is Caddy with this module, for `go run ./cmd/caddy` and tests.
 package main
 
 import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	_ "github.com/caddy-mercadopago/caddy-mercadopago"
 
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )

@@ -1,0 +1,152 @@
+package mercadopago
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/connect"
+)
+
+// defaultMaxReplayBody is what of a body is kept for one more attempt.
+const defaultMaxReplayBody = 64 << 10
+
+// maxReplayBodyLimit bounds what can be set: it is kept in memory per request.
+const maxReplayBodyLimit = 16 << 20
+
+// Egress is set on a handler whose next handlers are Mercado Pago's API, so that
+// apps call it with no token of their own.
+//
+// It refuses callers from elsewhere; removes `access_token` from the query;
+// refuses `/oauth/*`, where tokens are made; and when the API answers 401 it gets
+// a new token and sends the request once more, if its method is idempotent or it
+// carries X-Idempotency-Key, and its body is known to fit max_replay_body.
+type Egress struct {
+	// The addresses that may call, as IP addresses or CIDR ranges. The address of
+	// the connection counts, never a header. Default: loopback.
+	Clients []string `json:"clients,omitempty"`
+
+	// The largest body, in bytes, that is kept to be sent once more after a 401;
+	// 0 sends nothing again. Default: 65536; at most 16777216.
+	MaxReplayBody *int64 `json:"max_replay_body,omitempty"`
+
+	clients       []netip.Prefix
+	maxReplayBody int64
+}
+
+func (e *Egress) provision() error {
+	for _, text := range e.Clients {
+		prefix, err := parsePrefix(text)
+		if err != nil {
+			return fmt.Errorf("clients %q: write an IP address or a range such as 10.0.0.0/8", text)
+		}
+		e.clients = append(e.clients, prefix)
+	}
+	if len(e.clients) == 0 {
+		e.clients = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	}
+	e.maxReplayBody = defaultMaxReplayBody
+	if e.MaxReplayBody != nil {
+		e.maxReplayBody = *e.MaxReplayBody
+	}
+	if e.maxReplayBody < 0 || e.maxReplayBody > maxReplayBodyLimit {
+		return fmt.Errorf("max_replay_body %d: write a size from 0 to 16MiB", e.maxReplayBody)
+	}
+	return nil
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	if prefix, err := netip.ParsePrefix(text); err == nil {
+		return prefix.Masked(), nil
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return netip.PrefixFrom(addr, addr.BitLen()), nil
+}
+
+// refuses returns the code of the problem for a request that must not pass, or
+// "".
+func (e *Egress) refuses(r *http.Request) string {
+	if !e.admits(r.RemoteAddr) {
+		return connect.CodeForbiddenPeer
+	}
+	if reachesOAuth(r.URL) {
+		return connect.CodeForbiddenPath
+	}
+	return ""
+}
+
+// admits reports whether a peer may call. A peer without an IP address came by
+// a Unix socket, whose file's permissions say who may.
+func (e *Egress) admits(remote string) bool {
+	if remote == "" || remote[0] == '@' || remote[0] == '/' {
+		return true
+	}
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return false
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	addr = addr.Unmap().WithZone("")
+	for _, prefix := range e.clients {
+		if prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// reachesOAuth reports whether a path could be /oauth or below it for some
+// server behind: after any number of decodings, with backslashes, dots,
+// parameters and doubled slashes, and below a prefix that a later rewrite takes
+// away.
+func reachesOAuth(u *url.URL) bool {
+	path := u.EscapedPath()
+	for range maxDecodings {
+		if hasOAuthSegment(path) {
+			return true
+		}
+		decoded := percentDecoded(path)
+		if decoded == path {
+			return false
+		}
+		path = decoded
+	}
+	return true // nobody writes that by accident
+}
+
+// maxDecodings is how often a path may be percent-encoded over.
+const maxDecodings = 5
+
+var percentEncoded = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+
+// percentDecoded decodes a path as the most lenient server would: what is no
+// encoding stays.
+func percentDecoded(path string) string {
+	if !strings.Contains(path, "%") {
+		return path
+	}
+	return percentEncoded.ReplaceAllStringFunc(path, func(encoded string) string {
+		decoded, _ := url.PathUnescape(encoded)
+		return decoded
+	})
+}
+
+func hasOAuthSegment(path string) bool {
+	for segment := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
+		name, _, _ := strings.Cut(segment, ";")
+		if strings.EqualFold(strings.TrimRight(strings.TrimSpace(name), ". \x00"), "oauth") {
+			return true
+		}
+	}
+	return false
+}

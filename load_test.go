@@ -1,0 +1,140 @@
+package mercadopago
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Each fails at load with one sentence that names the place and the cure.
+func TestBadInputFailsAtLoadAndSaysWhatToWrite(t *testing.T) {
+	r := newRig(t)
+	t.Setenv("MP_TEST_EMPTY", "")
+	t.Setenv("MP_TEST_SHORT_KEY", "YWJj")
+	t.Setenv("MP_TEST_ODD_KEY", "no base64 at all!")
+	global := func(replace ...string) string { return strings.NewReplacer(replace...).Replace(globalBlock) }
+	second := `
+		application second {
+			client_id ID
+			client_secret {env.MP_TEST_SECRET}
+			redirect_uri URI
+		}
+		encryption_key`
+	site := func(options string) string {
+		return globalBlock + "\nSHOP {\n\tmercadopago {\n\t\t" + strings.ReplaceAll(options, "\n", "\n\t\t") + "\n\t}\n}\n"
+	}
+	for name, test := range map[string]struct {
+		caddyfile string
+		want      []string
+	}{
+		"no client id": {
+			global("		client_id CLIENT_ID\n", ""), []string{"applications.default.client_id is missing"},
+		},
+		"odd client id": {
+			global("client_id CLIENT_ID", `client_id "a/b"`), []string{"applications.default.client_id", "a number, as in the dashboard"},
+		},
+		"no client secret": {
+			global("		client_secret {env.MP_TEST_SECRET}\n", ""), []string{"applications.default.client_secrets is missing", "write client_secret"},
+		},
+		"client secret without a value": {
+			global("{env.MP_TEST_SECRET}", "{env.MP_TEST_UNSET}"), []string{"applications.default.client_secrets[0]", "{env.MP_TEST_UNSET} is empty or unknown where Caddy runs: set it there"},
+		},
+		"empty client secret": {
+			global("{env.MP_TEST_SECRET}", "{env.MP_TEST_EMPTY}"), []string{"applications.default.client_secrets[0]", "{env.MP_TEST_EMPTY}", "set it there"},
+		},
+		"file that is not there": {
+			global("{env.MP_TEST_SECRET}", "{file./nonexistent/secret}"), []string{"applications.default.client_secrets[0]", "{file./nonexistent/secret}", "set it there"},
+		},
+		"key of the wrong length": {
+			global("{env.MP_TEST_KEY}", "{env.MP_TEST_SHORT_KEY}"), []string{"encryption_keys[0]", "{env.MP_TEST_SHORT_KEY}", "has 3 bytes, it needs 32", "openssl rand -base64 32"},
+		},
+		"key that is no key": {
+			global("{env.MP_TEST_KEY}", "{env.MP_TEST_KEY} {env.MP_TEST_ODD_KEY}"), []string{"encryption_keys[1]", "neither base64 nor 64 hex digits"},
+		},
+		"no redirect uri": {
+			global("		redirect_uri SHOP/connect/callback\n", ""), []string{"applications.default.redirect_uri is missing"},
+		},
+		"redirect uri in clear on a public host": {
+			global("SHOP/connect/callback", "http://shop.example.com/connect/callback"), []string{"applications.default.redirect_uri", "must begin with https://"},
+		},
+		"redirect uri without a path": {
+			global("SHOP/connect/callback", "https://shop.example.com"), []string{"applications.default.redirect_uri", "a path of its own", "/connect/callback"},
+		},
+		"redirect uri with a query": {
+			global("SHOP/connect/callback", "https://shop.example.com/c?x=1"), []string{"applications.default.redirect_uri", "must have no query"},
+		},
+		"redirect uri that is none": {
+			global("SHOP/connect/callback", "shop.example.com/connect"), []string{"applications.default.redirect_uri", "write it whole"},
+		},
+		"unknown provider": {
+			global("endpoints {", "provider mercado\n\t\tendpoints {"), []string{"applications.default", "mercado", "mercadolibre"},
+		},
+		"unknown country": {
+			global("endpoints {", "country fr\n\t\tendpoints {"), []string{"applications.default", "fr", "uy"},
+		},
+		"endpoint in clear": {
+			global("api API", "api http://api.example.com"), []string{"applications.default.endpoints.api", "must begin with https://"},
+		},
+		"two applications with one redirect uri": {
+			global("encryption_key", strings.NewReplacer("ID", "2", "URI", "SHOP/connect/callback").Replace(second)),
+			[]string{"applications.second.redirect_uri", `application "default" has the same one`},
+		},
+		"two applications with one client id": {
+			global("encryption_key", strings.NewReplacer("ID", "CLIENT_ID", "URI", "SHOP/other").Replace(second)),
+			[]string{"applications.second.client_id", `application "default" has the same one`},
+		},
+		"seller and as_application": {
+			site("seller x\nas_application"), []string{"as_application and seller exclude each other"},
+		},
+		"as_application with pages": {
+			site("as_application\nconnect /connect"), []string{"remove connect"},
+		},
+		"connect that is no path": {
+			site("connect connect"), []string{"connect", "begins with a slash"},
+		},
+		"callback on a page of the connect path": {
+			global("SHOP/connect/callback", "SHOP/connect/finish") + "\nSHOP {\n\tmercadopago\n}\n", []string{"/connect/finish"},
+		},
+		"callback on the connect path itself": {
+			global("SHOP/connect/callback", "SHOP/connect") + "\nSHOP {\n\tmercadopago\n}\n", []string{"/connect"},
+		},
+		"redirect without pages": {
+			site("connect off\nunconnected redirect"), []string{"unconnected redirect needs connect pages"},
+		},
+		"header that is none": {
+			site(`inject "X Y"`), []string{"inject", "not a header name"},
+		},
+		"scheme that is none": {
+			site(`inject X-Y "Bearer x"`), []string{"inject", "write one word such as Bearer"},
+		},
+		"placeholder that is not closed": {
+			site(`seller "shop-{http.auth.user.id"`), []string{"seller", "a placeholder is not closed"},
+		},
+		"egress without a seller": {
+			site("egress"), []string{"egress has no sessions: write seller"},
+		},
+		"egress with pages": {
+			site("egress\nseller x\nconnect /connect"), []string{"egress serves no connect pages"},
+		},
+		"egress that passes": {
+			site("egress\nseller x\nunconnected pass"), []string{"egress never calls the API without a token"},
+		},
+		"egress that injects nothing": {
+			site("egress\nseller x\ninject off\nunconnected reject"), []string{"egress is there to inject"},
+		},
+		"egress with return_to": {
+			site("egress\nseller x\nreturn_to /a"), []string{"remove return_to"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := r.tryLoad(test.caddyfile)
+			require.Error(t, err)
+			for _, part := range test.want {
+				require.ErrorContains(t, err, part)
+			}
+			require.NotContains(t, err.Error(), "sandbox-secret", "no error holds a secret")
+			require.NotContains(t, err.Error(), "\n", "one sentence")
+		})
+	}
+}

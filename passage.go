@@ -1,0 +1,262 @@
+package mercadopago
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
+)
+
+// pass hands a request to the next handler, with the token where there is one,
+// and never with the client's own. When the next handler returns, the request's
+// header is as it was, so that handle_errors, log_append and outer handlers see
+// nothing of the token.
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, token *tokensource.Token) error {
+	p := &passage{handler: h, next: next, request: r, token: token}
+	p.ResponseWriter = w
+	changed := p.room[:0]
+	if h.injects() {
+		changed = strip(r, h.Inject.Header, changed)
+	}
+	if cookies, ok := r.Header["Cookie"]; ok {
+		changed = append(changed, field{"Cookie", cookies})
+		h.flow.StripCookies(r.Header) // also where there is no flow: another handler's session is no app's business
+	}
+	defer restore(r.Header, changed)
+	if token == nil || !h.injects() {
+		return next.ServeHTTP(w, r)
+	}
+	defer delete(r.Header, h.Inject.Header)
+	if h.Egress != nil {
+		return p.egress()
+	}
+	return p.attempt()
+}
+
+// passage is one request on its way to the next handler, with a token, and its
+// response on the way back. It is the only response writer that we put between:
+// it keeps responses out of shared caches, and on egress holds a 401 back until
+// it is known whether a new token mends it.
+type passage struct {
+	caddyhttp.ResponseWriterWrapper
+	handler *Handler
+	next    caddyhttp.Handler
+	request *http.Request
+	token   *tokensource.Token
+
+	// hold is set while a 401 is to be held back.
+	hold        bool
+	held        *bytes.Buffer // the body of the 401 that is held back, or nil
+	denied      bool          // a 401 was seen
+	wroteHeader bool
+
+	// Room for what every request needs, so that it takes no allocation of its
+	// own: the changed fields, the token's header and the Cache-Control.
+	room         [3]field
+	header       [1]string
+	cacheControl [1]string
+}
+
+// attempt injects the token and calls the next handler.
+func (p *passage) attempt() error {
+	p.header[0] = p.handler.Inject.value(p.token)
+	// Never a slice that something else holds: later handlers edit in place.
+	p.request.Header[p.handler.Inject.Header] = p.header[:1:1]
+	err := p.next.ServeHTTP(p, p.request)
+	if err == nil && !p.wroteHeader && p.held == nil {
+		p.keepPrivate()
+	}
+	return err
+}
+
+func (i *Inject) value(token *tokensource.Token) string {
+	if i.Scheme == "" {
+		return token.AccessToken.Reveal()
+	}
+	return i.Scheme + " " + token.AccessToken.Reveal()
+}
+
+// egress is an attempt, and after a 401 another one with a new token if the
+// request may be sent twice.
+func (p *passage) egress() error {
+	query := p.request.URL.RawQuery
+	p.request.URL.RawQuery = stripAccessToken(query)
+	defer func() { p.request.URL.RawQuery = query }()
+	again, err := p.keepForReplay()
+	if err != nil {
+		return caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("reading the request's body: %w", err))
+	}
+	p.hold = again != nil
+	if err := p.attempt(); err != nil || !p.denied {
+		return err
+	}
+	// Also where the request cannot be sent again: the caller's next one has use
+	// for the new token.
+	fresh, err := p.handler.app.source.Replace(p.request.Context(), p.token)
+	if p.held == nil {
+		return nil
+	}
+	if err != nil || fresh == nil || fresh.Pair == p.token.Pair {
+		return p.release()
+	}
+	again.restore(p)
+	p.hold, p.held, p.denied = false, nil, false
+	p.token = fresh
+	return p.attempt()
+}
+
+// maxHeld bounds the body of a 401 that is held back; a longer one goes on.
+const maxHeld = 64 << 10
+
+// WriteHeader implements http.ResponseWriter.
+func (p *passage) WriteHeader(status int) {
+	switch {
+	case p.wroteHeader || p.held != nil:
+		return
+	case status == http.StatusSwitchingProtocols:
+		p.wroteHeader = true
+	case status < 200: // informational: the response is still to come
+	case status == http.StatusUnauthorized && p.hold:
+		p.denied = true
+		p.held = new(bytes.Buffer)
+		return
+	default:
+		p.denied = status == http.StatusUnauthorized
+		p.wroteHeader = true
+		p.keepPrivate()
+	}
+	p.ResponseWriter.WriteHeader(status)
+}
+
+// keepPrivate keeps a response out of shared caches in front: the next caller
+// at this address may act for another seller.
+func (p *passage) keepPrivate() {
+	header := p.Header()
+	if _, ok := header["Cache-Control"]; !ok {
+		p.cacheControl[0] = "private"
+		header["Cache-Control"] = p.cacheControl[:1:1]
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (p *passage) Write(data []byte) (int, error) {
+	p.WriteHeader(http.StatusOK)
+	if p.held == nil {
+		return p.ResponseWriter.Write(data)
+	}
+	if p.held.Len()+len(data) <= maxHeld {
+		return p.held.Write(data)
+	}
+	if err := p.release(); err != nil {
+		return 0, err
+	}
+	return p.ResponseWriter.Write(data)
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (p *passage) ReadFrom(r io.Reader) (int64, error) {
+	p.WriteHeader(http.StatusOK)
+	if p.held == nil {
+		return p.ResponseWriterWrapper.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{p}, r)
+}
+
+// FlushError flushes, for http.ResponseController.
+func (p *passage) FlushError() error {
+	if p.held != nil {
+		return nil
+	}
+	p.WriteHeader(http.StatusOK)
+	return http.NewResponseController(p.ResponseWriter).Flush()
+}
+
+// release lets the 401 that was held back go on.
+func (p *passage) release() error {
+	body := p.held
+	p.hold, p.held = false, nil
+	p.WriteHeader(http.StatusUnauthorized)
+	_, err := p.ResponseWriter.Write(body.Bytes())
+	return err
+}
+
+// replay is a request as it was before the first attempt.
+type replay struct {
+	method, host, requestURI string
+	url                      url.URL
+	header, responseHeader   http.Header
+	body                     []byte // nil where there is none
+	contentLength            int64
+	transferEncoding         []string
+	groups                   map[string]struct{}
+}
+
+// keepForReplay keeps what is needed to send a request again, with its body,
+// which is read here. It returns nil for a request that may not be sent again.
+func (p *passage) keepForReplay() (*replay, error) {
+	r, limit := p.request, p.handler.Egress.maxReplayBody
+	if limit == 0 || !repeatable(r) || len(r.Trailer) > 0 || r.ContentLength < 0 || r.ContentLength > limit {
+		return nil, nil
+	}
+	again := &replay{
+		method: r.Method, host: r.Host, requestURI: r.RequestURI, url: *r.URL,
+		header: r.Header.Clone(), responseHeader: maps.Clone(p.Header()),
+		contentLength: r.ContentLength, transferEncoding: r.TransferEncoding,
+		groups: maps.Clone(routeGroups(r)),
+	}
+	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
+		return again, nil
+	}
+	again.body = make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, again.body); err != nil {
+		return nil, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(again.body))
+	return again, nil
+}
+
+// repeatable reports whether a request may be sent twice: by its method (RFC
+// 9110 §9.2.2), or because the API knows a repetition by its key.
+func repeatable(r *http.Request) bool {
+	return slices.Contains([]string{
+		http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete, http.MethodTrace,
+	}, r.Method) || r.Header.Get("X-Idempotency-Key") != ""
+}
+
+// restore makes a passage's request, and its response's header, what they were
+// before the first attempt.
+func (again *replay) restore(p *passage) {
+	r := p.request
+	r.Method, r.Host, r.RequestURI = again.method, again.host, again.requestURI
+	*r.URL = again.url
+	r.ContentLength, r.TransferEncoding = again.contentLength, again.transferEncoding
+	replace(r.Header, again.header)
+	replace(p.Header(), again.responseHeader)
+	replace(routeGroups(r), again.groups)
+	if again.body != nil {
+		// A reader of its own: a transport may still read from the first one.
+		r.Body = io.NopCloser(bytes.NewReader(again.body))
+	}
+}
+
+// replace makes the contents of a map those of another, in place: others hold
+// the same map.
+func replace[M ~map[string]V, V any](into, from M) {
+	clear(into)
+	maps.Copy(into, from)
+}
+
+// routeGroups returns Caddy's note of which `handle` groups a request has been
+// through. A second attempt would otherwise pass them by.
+func routeGroups(r *http.Request) map[string]struct{} {
+	groups, _ := r.Context().Value(caddy.CtxKey("route_group")).(map[string]struct{})
+	return groups
+}

@@ -1,0 +1,139 @@
+package mercadopago
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
+)
+
+// maxSeller bounds the name of a seller, in bytes.
+const maxSeller = 512
+
+// template is a text with placeholders, parsed once. It exists because Caddy's
+// own replacing turns an unknown placeholder into nothing: `shop-{user}` without
+// a user would be the seller `shop-`, and whose money is that? It also never
+// expands a value again: a header that says {env.SECRET} stays that text.
+type template []part
+
+type part struct {
+	text        string
+	placeholder bool
+}
+
+// parseTemplate parses a text as Caddy writes placeholders: {name}, with \{ and
+// \} for literal braces.
+func parseTemplate(text string) (template, error) {
+	var parts template
+	var literal strings.Builder
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\\' && i+1 < len(text) && (text[i+1] == '{' || text[i+1] == '}'):
+			i++
+			literal.WriteByte(text[i])
+		case c == '{':
+			end := strings.IndexByte(text[i:], '}')
+			if end < 2 || strings.Contains(text[i+1:i+end], "{") {
+				return nil, errors.New("a placeholder is not closed or has no name; write {name}, or \\{ for a brace")
+			}
+			if literal.Len() > 0 {
+				parts = append(parts, part{text: literal.String()})
+				literal.Reset()
+			}
+			parts = append(parts, part{text: text[i+1 : i+end], placeholder: true})
+			i += end
+		default:
+			literal.WriteByte(c)
+		}
+	}
+	if literal.Len() > 0 {
+		parts = append(parts, part{text: literal.String()})
+	}
+	return parts, nil
+}
+
+// fill returns the text with its placeholders replaced, or "" if one of them is
+// empty or unknown, or the whole is too long to be a name.
+func (t template) fill(repl *caddy.Replacer) string {
+	if len(t) == 1 {
+		return bounded(t[0].value(repl))
+	}
+	var whole strings.Builder
+	for _, p := range t {
+		value := p.value(repl)
+		if value == "" {
+			return ""
+		}
+		whole.WriteString(value)
+	}
+	return bounded(whole.String())
+}
+
+func (p part) value(repl *caddy.Replacer) string {
+	if !p.placeholder {
+		return p.text
+	}
+	value, _ := repl.GetString(p.text)
+	return value
+}
+
+func bounded(name string) string {
+	if len(name) > maxSeller {
+		return ""
+	}
+	return name
+}
+
+// placeholders are the values of {http.mercadopago.*} for one request.
+type placeholders struct {
+	application, seller string
+	token               *tokensource.Token
+}
+
+const placeholderPrefix = "http." + appName
+
+// tell gives the placeholders their values. Of several handlers on the way of a
+// request the innermost, which runs last, is told of.
+func tell(repl *caddy.Replacer, application, seller string, token *tokensource.Token) {
+	if told, ok := repl.Get(placeholderPrefix); ok {
+		*told.(*placeholders) = placeholders{application, seller, token}
+		return
+	}
+	told := &placeholders{application, seller, token}
+	repl.Map(told.value)
+}
+
+// value answers Caddy's replacer.
+func (p *placeholders) value(key string) (any, bool) {
+	name, ok := strings.CutPrefix(key, placeholderPrefix)
+	if !ok {
+		return nil, false
+	}
+	switch name {
+	case "":
+		return p, true
+	case ".application":
+		return p.application, true
+	case ".seller":
+		return p.seller, true
+	}
+	if p.token == nil {
+		return "", name == ".user_id" || name == ".public_key" || name == ".live_mode"
+	}
+	account := p.token.Connection.Account
+	switch {
+	case name == ".public_key":
+		return p.token.PublicKey, true
+	case name == ".user_id" && account.UserID != 0:
+		return strconv.FormatInt(account.UserID, 10), true
+	case name == ".live_mode" && account.UserID != 0:
+		return strconv.FormatBool(account.Live), true
+	}
+	return "", name == ".user_id" || name == ".live_mode"
+}
+
+// String keeps {http.mercadopago}, which is only there for us, empty.
+func (*placeholders) String() string { return "" }
