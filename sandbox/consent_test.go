@@ -108,6 +108,8 @@ func TestBrowserApprovesAndIsNotAskedWhichAccountAgain(t *testing.T) {
 		return string(text)
 	}
 	require.Contains(t, decide(url.Values{"account": {"5511000201"}, "decision": {"approve"}}), "-5511000201&state=")
+	elsewhere, _ := url.Parse(b.url + "/connect")
+	require.Empty(t, client.Jar.Cookies(elsewhere), "the shop on the same host never sees the cookie")
 
 	page := look()
 	require.Contains(t, page, `id="account-5511000201"`)

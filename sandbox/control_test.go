@@ -183,6 +183,17 @@ func TestControlPageFormsDoWhatTheySay(t *testing.T) {
 	require.Empty(t, b.Requests())
 }
 
+func TestControlPageShowsNoSecretButItsOwn(t *testing.T) {
+	for _, secret := range []string{sandbox.DefaultClientSecret, "somebody's"} {
+		b := open(t, func(o *sandbox.Options) {
+			o.Applications = []sandbox.Application{{ClientID: sandbox.DefaultClientID, ClientSecret: secret}}
+		})
+		_, page := b.control("GET", "", "")
+		require.Equal(t, secret == sandbox.DefaultClientSecret, strings.Contains(page, "client_secret "+sandbox.DefaultClientSecret))
+		require.NotContains(t, page, "somebody")
+	}
+}
+
 func TestServeStopsCleanlyThoughARequestIsHeldUp(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	s := sandbox.New(sandbox.Options{})
@@ -204,9 +215,11 @@ func TestServeStopsCleanlyThoughARequestIsHeldUp(t *testing.T) {
 		answered <- err
 	}()
 	<-reached
+	start := time.Now()
 	cancel()
 	require.NoError(t, <-served)
 	require.Error(t, <-answered)
+	require.Less(t, time.Since(start), 2*time.Second, "it does not wait for the fault to end")
 }
 
 func TestServeTellsWhyItCannotListen(t *testing.T) {

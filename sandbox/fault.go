@@ -51,8 +51,8 @@ const (
 
 func faultKinds() []FaultKind {
 	return []FaultKind{
-		Latency, RateLimited, RateLimitedText, ServerError, HTML, Empty, Cut, Truncated, Redirected,
-		InvalidClient, InvalidGrant, Unauthorized, LiveCredentials, Policy,
+		Cut, Truncated, RateLimited, RateLimitedText, ServerError, HTML, Empty, Redirected,
+		InvalidClient, InvalidGrant, Unauthorized, LiveCredentials, Policy, Latency,
 	}
 }
 

@@ -273,12 +273,9 @@ func (key lineKey) publicKey() string {
 	return "APP_USR-" + h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:32]
 }
 
-// fits tells whether the verifier is the challenge's.
+// fits tells whether the verifier is the challenge's. A verifier where no
+// challenge was sent fits nothing: someone took the challenge out.
 func (c *code) fits(verifier string) bool {
-	if c.challenge == "" {
-		// A verifier where no challenge was sent: someone took the challenge out.
-		return verifier == ""
-	}
 	given := verifier
 	if c.method == "S256" {
 		sum := sha256.Sum256([]byte(verifier))

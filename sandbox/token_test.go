@@ -533,6 +533,10 @@ func TestAnyApplicationIsLetInWhereThatIsWanted(t *testing.T) {
 	require.Equal(t, http.StatusOK, status, a)
 	status, _ = b.token(map[string]string{"client_secret": "whatever", "grant_type": "client_credentials"})
 	require.Equal(t, http.StatusBadRequest, status, "a registered application keeps its secret")
-	_, err := b.Approve(authorizationURL(url.Values{"redirect_uri": {"javascript:alert(1)"}}), aurora)
-	require.Error(t, err)
+	for _, target := range []string{
+		"javascript:alert(1)", "javascript://shop/%0aalert(1)", "ftp://shop/", "/connect/callback", "//shop/", "https://a@shop/", "https://shop/#a",
+	} {
+		_, err := b.Approve(authorizationURL(url.Values{"redirect_uri": {target}}), aurora)
+		require.Error(t, err, target)
+	}
 }
