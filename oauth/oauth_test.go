@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,16 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A proxy that nothing may go through: none is used for loopback addresses.
+const proxyAddress = "http://127.0.0.1:1"
+
+func TestMain(m *testing.M) {
+	// Here, because net/http reads them once.
+	_ = os.Setenv("HTTP_PROXY", proxyAddress)
+	_ = os.Setenv("HTTPS_PROXY", proxyAddress)
+	_ = os.Setenv("NO_PROXY", "")
+	goleak.VerifyTestMain(m)
+}
 
 const fullAnswer = `{"access_token":"APP_USR-4934588586838432-XXXXXXXX-241983636","token_type":"bearer","expires_in":15552000,
  "scope":"read write offline_access","user_id":241983636,"refresh_token":"TG-XXXXXXXX-241983636",

@@ -260,7 +260,7 @@ func TestWhatBreaksAfterTheRequestWasSentIsUnknownAndNotRepeated(t *testing.T) {
 		"no HTTP":                     {handler: cut("SSH-2.0-OpenSSH\r\n"), code: "cut"},
 		"cut in the body":             {handler: cut("HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + fullAnswer[:100]), code: "cut", status: 200},
 		"a verdict cut in the body":   {handler: cut("HTTP/1.1 400 Bad Request\r\nContent-Length: 400\r\n\r\n" + `{"error":"invalid_grant",`), code: "cut", status: 400},
-		"headers without end":         {handler: cut("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*maxBody)), code: "cut"},
+		"headers of 128 KiB":          {handler: cut("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*maxBody) + "\r\n\r\n" + fullAnswer), code: "cut"},
 		"no answer in time":           {handler: stall(""), code: "timeout"},
 		"a body that does not finish": {handler: stall(fullAnswer[:100]), code: "timeout", status: 200},
 	} {
@@ -355,6 +355,30 @@ func TestNoTransportSendsATokenRequestTwice(t *testing.T) {
 	}
 }
 
+func TestEachRequestOfTheOwnTransportHasAConnectionOfItsOwn(t *testing.T) {
+	var remotes []string
+	address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		remotes = append(remotes, r.RemoteAddr)
+		_, _ = io.WriteString(w, fullAnswer)
+	})
+	client := newTestClient(t, address)
+	for range 2 {
+		require.NoError(t, refreshOnce(t.Context(), client))
+	}
+	require.NotEqual(t, remotes[0], remotes[1])
+}
+
+func TestNoTransportIsGivenTheMeansToSendABodyAgain(t *testing.T) {
+	client := newTestClient(t, "http://127.0.0.1:1", func(c *Config) {
+		c.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			require.Nil(t, r.GetBody)
+			require.Positive(t, r.ContentLength)
+			return nil, errors.New("refused")
+		})
+	})
+	require.Error(t, refreshOnce(t.Context(), client))
+}
+
 func TestAnHTTP2TransportSendsATokenRequestOnce(t *testing.T) {
 	var posts atomic.Int32
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -426,8 +450,11 @@ func TestAMachineThatSleptPastTheDeadlineDoesNotSend(t *testing.T) {
 }
 
 func TestOnlyHTTPSGoesThroughAProxy(t *testing.T) {
-	request := httptest.NewRequest(http.MethodPost, "http://api.example.com/oauth/token", nil)
-	proxy, err := httpsProxy(request)
+	proxy, err := httpsProxy(httptest.NewRequest(http.MethodPost, "http://api.example.com/oauth/token", nil))
 	require.NoError(t, err)
-	require.Nil(t, proxy)
+	require.Nil(t, proxy, "it would read the client secret")
+
+	proxy, err = httpsProxy(httptest.NewRequest(http.MethodPost, "https://api.example.com/oauth/token", nil))
+	require.NoError(t, err)
+	require.Equal(t, proxyAddress, proxy.String())
 }

@@ -97,8 +97,8 @@ func (b *onceBody) withhold() bool {
 func (c *Client) newBody(ctx context.Context, content []byte) *onceBody {
 	body := &onceBody{content: bytes.NewReader(content), late: func() bool { return false }}
 	if deadline, ok := ctx.Deadline(); ok {
-		until := c.config.Now().Round(0).Add(time.Until(deadline))
-		body.late = func() bool { return c.config.Now().Round(0).After(until) }
+		until := c.config.Now().Round(0).Add(time.Until(deadline)) // rounded, it is compared by the wall clock
+		body.late = func() bool { return c.config.Now().After(until) }
 	}
 	return body
 }
