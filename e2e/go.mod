@@ -1,0 +1,16 @@
+module github.com/caddy-mercadopago/caddy-mercadopago/e2e
+
+go 1.26.0
+
+require (
+	github.com/caddy-mercadopago/caddy-mercadopago v0.0.0-00010101000000-000000000000
+	github.com/stretchr/testify v1.12.1
+)
+
+require (
+	go.uber.org/multierr v1.11.0 // indirect
+	go.uber.org/zap v1.28.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+)
+
+replace github.com/caddy-mercadopago/caddy-mercadopago => ..
