@@ -272,7 +272,7 @@ func TestWhatBreaksAfterTheRequestWasSentIsUnknownAndNotRepeated(t *testing.T) {
 			})
 			client := newTestClient(t, address, func(c *Config) {
 				if row.code == "timeout" {
-					c.Timeout = 300 * time.Millisecond
+					c.Timeout = time.Second // long enough to be sent on a busy machine
 				}
 			})
 			failure := requireError(t, refreshOnce(t.Context(), client))
