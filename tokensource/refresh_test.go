@@ -128,11 +128,15 @@ func TestATokenThatIsDueIsRenewedByItsUseAndServesMeanwhile(t *testing.T) {
 
 func TestAValidTokenIsNeverWithheldHoweverARefreshFails(t *testing.T) {
 	for name, script := range map[string]func(context.Context, string) error{
-		"refused":           func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Refused, Code: "dial"} },
-		"unknown":           func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Unknown, Code: "server_error"} },
-		"dead":              func(context.Context, string) error { return &oauth.Error{Outcome: oauth.GrantDead, Code: "invalid_grant"} },
-		"application fault": func(context.Context, string) error { return &oauth.Error{Outcome: oauth.ApplicationFault, Code: "invalid_client"} },
-		"no answer":         func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() },
+		"refused": func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Refused, Code: "dial"} },
+		"unknown": func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Unknown, Code: "server_error"} },
+		"dead": func(context.Context, string) error {
+			return &oauth.Error{Outcome: oauth.GrantDead, Code: "invalid_grant"}
+		},
+		"application fault": func(context.Context, string) error {
+			return &oauth.Error{Outcome: oauth.ApplicationFault, Code: "invalid_client"}
+		},
+		"no answer": func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
