@@ -5,12 +5,14 @@ go 1.26.0
 require (
 	github.com/caddy-mercadopago/caddy-mercadopago v0.0.0-00010101000000-000000000000
 	github.com/stretchr/testify v1.12.1
+	golang.org/x/net v0.62.0
 )
 
 require (
 	go.uber.org/multierr v1.11.0 // indirect
 	go.uber.org/zap v1.28.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/text v0.43.0 // indirect
 )
 
 replace github.com/caddy-mercadopago/caddy-mercadopago => ..
