@@ -106,23 +106,19 @@ func (t *turn) standing(a *attempt) (standing, bool) {
 		s.seller = strconv.FormatInt(account.UserID, 10)
 	}
 	now, err := t.connection(s.seller)
+	if err == nil && now != nil {
+		s.meets(now, now.Account != account)
+	}
+	if err == nil && s.old == nil && !t.f.sellerMode && !a.byLink() {
+		// In session mode another account is another seller. Whom this browser
+		// acts for would change all the same, so it counts as a switch.
+		if now, err = t.sessionConnection(); now != nil {
+			s.meets(now, now.Account != account)
+		}
+	}
 	if err != nil {
 		t.failFor(err)
 		return standing{}, false
-	}
-	if now == nil && !t.f.sellerMode && !a.byLink() {
-		// In session mode another account is another seller. What this browser
-		// would act for changes all the same, so it counts as a switch.
-		if now, err = t.sessionConnection(); err != nil {
-			t.failFor(err)
-			return standing{}, false
-		}
-	}
-	if now != nil {
-		s.seen = now.ID
-		if now.Account != account {
-			s.old = now
-		}
 	}
 	if a.byLink() && (s.old != nil || s.seller != a.seller) {
 		t.fail(CodeLinkSwitch, nil)
@@ -131,11 +127,18 @@ func (t *turn) standing(a *attempt) (standing, bool) {
 	return s, true
 }
 
+func (s *standing) meets(c *tokenstore.Connection, switches bool) {
+	s.seen = c.ID
+	if switches {
+		s.old = c
+	}
+}
+
 // connection returns a seller's connection, or nil where there is none.
 func (t *turn) connection(seller string) (*tokenstore.Connection, error) {
 	c, err := t.f.source.Connection(t.r.Context(), t.f.application, seller)
 	var none *tokensource.Error
-	if errors.As(err, &none) && none.Status == tokensource.NotConnected {
+	if errors.As(err, &none) && none.Reason == tokensource.ReasonNotConnected {
 		return nil, nil
 	}
 	if err != nil {

@@ -40,8 +40,8 @@ type Source interface {
 
 // Config is what a flow is made of.
 type Config struct {
-	// Application is the application's name in the configuration; "" is the
-	// default one.
+	// Application is the application's name in the configuration. The session
+	// cookie of "default", or "", is __Host-mp_session; others' have a suffix.
 	Application string
 	Client      *oauth.Client
 	Source      Source
@@ -83,6 +83,7 @@ const (
 	plainPrefix      = "mp_"
 	sessionTagSize   = 11
 	defaultSession   = 30 * 24 * time.Hour
+	defaultName      = "default" // of an application; its session cookie has no suffix
 	maxQuery         = 6 << 10
 	maxForm          = 8 << 10
 	attemptParam     = "attempt"
@@ -191,7 +192,7 @@ func (f *Flow) nameCookies() {
 	sum := sha256.Sum256([]byte(f.client.ClientID() + "\x00" + f.application))
 	f.tag = base64url.EncodeToString(sum[:])[:tagSize]
 	f.sessionCookie = f.cookiePrefix + "session"
-	if f.application != "" {
+	if f.application != "" && f.application != defaultName {
 		name := sha256.Sum256([]byte(f.application))
 		f.sessionCookie += "_" + base64url.EncodeToString(name[:])[:sessionTagSize]
 	}

@@ -110,6 +110,19 @@ func TestASwitchIsAskedAboutEvenWithConfirmOff(t *testing.T) {
 	}
 }
 
+func TestABrowserThatActsForOneAccountIsAskedBeforeItActsForAnother(t *testing.T) {
+	s := newSite(t, Config{})
+	other := s.browser("")
+	other.comeBack(other.begin(""), outra())
+	b := s.browser("")
+	b.comeBack(b.begin(""), tienda())
+	b.comeBack(b.begin(""), outra())
+	require.Equal(t, "Change the account that gets the money?", b.title(), "although that account was connected before, elsewhere")
+	b.press("refuse")
+	require.Equal(t, []string{"241983636", s.source.connection("241983636").ID}, sessionOf(t, b))
+	require.NotEmpty(t, s.source.connection("998877665544").ID)
+}
+
 func TestAQuestionIsAskedAgainWhenTheConnectionChangedMeanwhile(t *testing.T) {
 	s := newSite(t, Config{SellerMode: true, Confirm: true})
 	b := s.browser("shop-42")

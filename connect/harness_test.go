@@ -259,7 +259,11 @@ func (s *site) browser(login string) *browser {
 
 func (b *browser) login(seller string) {
 	u, _ := url.Parse(b.server.URL)
-	b.client.Jar.SetCookies(u, []*http.Cookie{{Name: "login", Value: seller, Path: "/", MaxAge: 1 - 2*min(1, max(0, 1-len(seller)))}})
+	c := &http.Cookie{Name: "login", Value: seller, Path: "/", MaxAge: 1 << 30}
+	if seller == "" {
+		c.MaxAge = -1
+	}
+	b.client.Jar.SetCookies(u, []*http.Cookie{c})
 }
 
 func (b *browser) send(r *http.Request) *answerPage {

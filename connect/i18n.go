@@ -40,7 +40,7 @@ const maxAcceptLanguage = 256
 // English where it asks for one that we do not have.
 func languageOf(r *http.Request) int {
 	accept := strings.Join(r.Header["Accept-Language"], ",")
-	if accept == "" || len(accept) > maxAcceptLanguage {
+	if accept == "" || accept == "*" || len(accept) > maxAcceptLanguage {
 		return spanish
 	}
 	tags, _, err := language.ParseAcceptLanguage(accept)

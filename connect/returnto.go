@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 const maxReturnTo = 1024
@@ -50,10 +52,8 @@ func (f *Flow) returnPathAllowed(u *url.URL) bool {
 	if strings.Contains(u.Path, "//") || strings.Contains(u.Path, "\\") {
 		return false
 	}
-	for _, r := range u.Path {
-		if r < ' ' || r == 0x7f {
-			return false
-		}
+	if !utf8.ValidString(u.Path) || strings.ContainsFunc(u.Path, unicode.IsControl) {
+		return false
 	}
 	for segment := range strings.SplitSeq(u.Path, "/") {
 		if segment == "." || segment == ".." {
@@ -61,16 +61,10 @@ func (f *Flow) returnPathAllowed(u *url.URL) bool {
 		}
 	}
 	// A flow that comes back to its own start would go round for ever.
-	if _, ours := f.Match(u.EscapedPath()); ours || f.ours(u.Path) {
+	if _, ours := f.Match((&url.URL{Path: u.Path}).EscapedPath()); ours {
 		return false
 	}
 	return f.returnTo == nil || f.matchesReturnTo(u.Path)
-}
-
-// ours reports whether a decoded path is one of our pages.
-func (f *Flow) ours(path string) bool {
-	_, ok := f.Match((&url.URL{Path: path}).EscapedPath())
-	return ok
 }
 
 func (f *Flow) matchesReturnTo(path string) bool {
