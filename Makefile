@@ -4,7 +4,7 @@ MODULE := github.com/caddy-mercadopago/caddy-mercadopago
 TOOL   := go tool -modfile=$(CURDIR)/tools/go.mod
 
 # All that goes into the binary, templates and style sheets included.
-SOURCES = $(shell find . \( -path './.*' -o -path ./e2e -o -path ./bench -o -path ./docs -o -path ./tools -o -path ./artifacts \) \
+SOURCES = $(shell find . \( -path './.*' -o -path ./e2e -o -path ./bench -o -path ./docs -o -path ./tools -o -path ./artifacts -o -name testdata \) \
 	-prune -o -type f ! -name '*_test.go' \( -name '*.go' -o -path './*/*' \) -print) \
 	go.mod go.sum Caddyfile.example
 

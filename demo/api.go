@@ -33,6 +33,14 @@ type account struct {
 	Country  string `json:"country_id"`
 }
 
+// Initial is what a picture of the account shows.
+func (a account) Initial() string {
+	for _, letter := range a.Nickname {
+		return string(letter)
+	}
+	return "·"
+}
+
 // payment is as much of a payment as the shop shows.
 type payment struct {
 	ID          int64   `json:"id"`

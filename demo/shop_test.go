@@ -150,6 +150,18 @@ func TestTheShopShowsWhomItActsForAndNeverTheToken(t *testing.T) {
 	require.Empty(t, egress.requests())
 }
 
+func TestAnAccountWithAnOddNicknameIsShownAllTheSame(t *testing.T) {
+	for nickname, initial := range map[string]string{"": "·", "Ñandú": "Ñ", "<b>": "&lt;"} {
+		api := newProvider(t)
+		api.answer = func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, `{"id":5411000101,"nickname":"`+nickname+`"}`)
+		}
+		c := open(t, newProvider(t), api)
+		c.connected = true
+		require.Equal(t, initial, field(t, c.get("/"), `aria-hidden="true">([^<]*)</span>`))
+	}
+}
+
 func TestAPaymentIsTakenThroughEgressWithNoToken(t *testing.T) {
 	egress, api := newProvider(t), newProvider(t)
 	c := open(t, egress, api)
