@@ -95,7 +95,10 @@ func TestADemoThatCannotStartSaysWhyAndLeavesNothingBehind(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := anyPorts(t)
 			breaks(&o)
-			err := Run(t.Context(), o)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			o.Ready = func(*Demo) { cancel() }
+			err := Run(ctx, o)
 			require.Error(t, err)
 			left, err := os.ReadDir(o.Dir)
 			require.NoError(t, err)
