@@ -145,7 +145,10 @@ func TestTheFrameKeepsTheDemoOffTheNetworkAndInItsFolder(t *testing.T) {
 	require.JSONEq(t, `{
 		"admin": {"disabled": true, "config": {"persist": false}},
 		"storage": {"module": "file_system", "root": "/demo/storage-1"},
-		"logging": {"logs": {"default": {"writer": {"output": "file", "filename": "/demo/caddy.log", "roll_size_mb": 10, "roll_keep": 1}}}},
+		"logging": {"logs": {
+			"default": {"level": "PANIC"},
+			"demo": {"writer": {"output": "file", "filename": "/demo/caddy.log", "roll_size_mb": 10, "roll_keep": 1}}
+		}},
 		"apps": {
 			"http": {"grace_period": "1s", "servers": {
 				"srv0": {"listen": ["127.0.0.1:9300"], "routes": [{"handle": []}]},

@@ -38,9 +38,14 @@ func (d *Demo) frame(adapted []byte) ([]byte, error) {
 	}
 	config["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
 	config["storage"] = map[string]any{"module": "file_system", "root": d.storage}
-	config["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{
-		"writer": map[string]any{"output": "file", "filename": d.LogFile, "roll_size_mb": 10, "roll_keep": 1},
-	}}}
+	// The terminal is for people. The default log is kept there, and silent:
+	// redirecting it would make Caddy say so, there, in JSON.
+	config["logging"] = map[string]any{"logs": map[string]any{
+		"default": map[string]any{"level": "PANIC"},
+		"demo": map[string]any{"writer": map[string]any{
+			"output": "file", "filename": d.LogFile, "roll_size_mb": 10, "roll_keep": 1,
+		}},
+	}}
 	apps, _ := config["apps"].(map[string]any)
 	web, _ := apps["http"].(map[string]any)
 	servers, _ := web["servers"].(map[string]any)

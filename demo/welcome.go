@@ -20,8 +20,8 @@ var welcomeText = template.Must(template.New("welcome").Parse(`
     3. Use another account, refuse, disconnect.
     4. Break something at {{.SandboxURL}}/_sandbox/: shorten lives, revoke, cause faults.
 
-  {{.Bold}}By hand{{.Plain}}, once someone is connected
-    curl -H 'X-Seller: {{.Account}}' {{.EgressURL}}/users/me
+  {{.Bold}}By hand{{.Plain}}, once {{.Account.Nickname}} is connected
+    curl -H 'X-Seller: {{.Account.UserID}}' {{.EgressURL}}/users/me
 
   {{.Faint}}No network, no real money. Caddy's log: {{.LogFile}}
   Ctrl-C stops everything.{{.Plain}}
@@ -32,7 +32,7 @@ var welcomeText = template.Must(template.New("welcome").Parse(`
 func (d *Demo) welcome(out io.Writer) {
 	look := map[string]any{
 		"ShopURL": d.ShopURL, "EgressURL": d.EgressURL, "SandboxURL": d.SandboxURL, "LogFile": d.LogFile,
-		"Account": d.Sandbox.Accounts()[0].UserID,
+		"Account": d.Sandbox.Accounts()[0],
 		"Bold":    "", "Accent": "", "Faint": "", "Plain": "",
 	}
 	if colourful(out) {
