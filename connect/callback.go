@@ -131,10 +131,6 @@ func redact(text string) string { return tokenLike.ReplaceAllString(text, "***")
 // resume opens the attempt of an id, checks that it is alive, and answers itself
 // when it cannot go on.
 func (t *turn) resume(id string) (*attempt, bool) {
-	if !isAttemptID(id) {
-		t.fail(CodeOtherBrowser, nil)
-		return nil, false
-	}
 	a, err := t.open(id)
 	var unknown *secret.UnknownKeyError
 	switch {

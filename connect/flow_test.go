@@ -205,6 +205,7 @@ func TestDisconnectEndsExactlyTheConnectionThatWasShown(t *testing.T) {
 	require.Equal(t, "Disconnect this account?", b.title(), "another connection is asked about anew")
 
 	b.press("")
+	require.Contains(t, b.last.header.Get("Set-Cookie"), "mp_session=;")
 	b.follow()
 	require.Equal(t, "Account disconnected", b.title())
 	require.Empty(t, s.source.connection("241983636").ID)
@@ -222,6 +223,38 @@ func TestASessionWhoseConnectionIsGoneEnds(t *testing.T) {
 	b.visit("/connect/disconnect", "same-origin")
 	require.Equal(t, "No account is connected", b.title())
 	require.Equal(t, []string{"", ""}, sessionOf(t, b))
+}
+
+func TestAPageOfAnEarlierConnectionSaysThatItHasEnded(t *testing.T) {
+	s := newSite(t, Config{SellerMode: true})
+	b := s.browser("shop-42")
+	b.comeBack(b.begin(""), tienda())
+	page := b.last.address
+	b.comeBack(b.begin(""), outra())
+	b.press("connect")
+	b.visit(page, "same-origin")
+	require.Equal(t, "This connection has ended", b.title())
+}
+
+func TestInSessionModeNobodyElseSaysWhoTheSellerIs(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("shop-42")
+	state := b.begin("")
+	b.login("")
+	b.comeBack(state, tienda())
+	require.Equal(t, "Account connected", b.title())
+	require.NotEmpty(t, s.source.connection("241983636").ID)
+}
+
+func TestAttemptsThatAreOverAreDropped(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("")
+	for range 3 {
+		b.begin("")
+	}
+	s.later(11 * time.Minute)
+	b.begin("")
+	require.Len(t, b.cookies(), 1)
 }
 
 func TestALinkConnectsItsSellerOnce(t *testing.T) {

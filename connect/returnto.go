@@ -24,7 +24,7 @@ func (f *Flow) parseReturnTo(raw string) (string, error) {
 		return "", nil
 	}
 	raw = strings.TrimPrefix(raw, f.origin) // what is left must be a path all the same
-	if len(raw) > maxReturnTo || !strings.HasPrefix(raw, "/") || strings.HasPrefix(raw, "//") {
+	if len(raw) > maxReturnTo || !strings.HasPrefix(raw, "/") {
 		return "", errReturnTo
 	}
 	for i := range len(raw) {
@@ -46,9 +46,10 @@ func (f *Flow) parseReturnTo(raw string) (string, error) {
 func (f *Flow) returnPathAllowed(u *url.URL) bool {
 	escaped := strings.ToLower(u.EscapedPath())
 	// An encoded separator is one path to us and another to who decodes twice.
-	if strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%5c") || strings.Contains(escaped, "%25") {
+	if strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%25") {
 		return false
 	}
+	// Some make //host of /x/..//host, and a slash of a backslash.
 	if strings.Contains(u.Path, "//") || strings.Contains(u.Path, "\\") {
 		return false
 	}
