@@ -112,6 +112,18 @@ type row struct {
 // Row makes a row.
 func (p page) Row(key string, a *account) row { return row{Page: p, Key: key, Of: a} }
 
+// Facts tells what the label does not: the country, and the account's number.
+func (p page) Facts(a *account) string {
+	facts := make([]string, 0, 2)
+	if country := p.CountryName(a); country != "" {
+		facts = append(facts, country)
+	}
+	if a.Name != "" {
+		facts = append(facts, p.T("label.id")+" "+a.ID)
+	}
+	return strings.Join(facts, " · ")
+}
+
 // account describes an account to people.
 type account struct {
 	Name    string // the nickname; "" where the provider did not tell

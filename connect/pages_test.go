@@ -139,7 +139,7 @@ func TestEveryTextThatIsNamedExistsAndIsUsed(t *testing.T) {
 		require.NoError(t, err)
 		named.Write(text)
 	}
-	for _, m := range regexp.MustCompile(`T "([a-z_.]+)"`).FindAllStringSubmatch(named.String(), -1) {
+	for _, m := range regexp.MustCompile(`T\(?\s?"([a-z_.]+)"`).FindAllStringSubmatch(named.String(), -1) {
 		require.Contains(t, texts, m[1])
 	}
 	for key := range texts {
