@@ -211,7 +211,7 @@ func (t *turn) refuse(p Problem, err error, fields ...zap.Field) {
 	if kinds[p.Code].mend != mendOperator {
 		p.ConnectURL = t.restart(t.attempt)
 	}
-	fields = append(t.f.fields(p.Seller, zap.String("reason", p.Code), zap.Int("page", int(t.page))), fields...)
+	fields = append(t.f.fields(p.Seller, zap.String("reason", p.Code), zap.String("page", t.f.pagePath(t.page))), fields...)
 	if err != nil {
 		fields = append(fields, zap.Error(err))
 	}
