@@ -104,7 +104,8 @@ func TestTwoSellersEachGetTheirOwnToken(t *testing.T) {
 	r.connectSeller("shop-1", aurora)
 	r.connectSeller("shop-2", almacen)
 	for user, account := range map[string]sandbox.Account{"shop-1": aurora, "shop-2": almacen} {
-		r.call(http.MethodGet, r.at("SHOP")+"/", nil, http.Header{"X-User": {user}})
+		got := r.call(http.MethodGet, r.at("SHOP")+"/", nil, http.Header{"X-User": {user}})
+		require.Equal(t, "app", got.body)
 		seen := r.app.last()
 		require.True(t, strings.HasSuffix(seen.Header.Get("Authorization"), "-"+strconv.FormatInt(account.UserID, 10)))
 		require.Equal(t, user, seen.Header.Get("X-Seller"))

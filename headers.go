@@ -148,21 +148,25 @@ func isToken(text string) bool {
 // stripAccessToken removes the old style access_token from a query, in every
 // spelling that decodes or folds to it, and leaves every other byte alone.
 func stripAccessToken(query string) string {
-	var kept strings.Builder
-	for len(query) > 0 {
-		pair, rest, separator := query, "", ""
+	kept, removed := make([]byte, 0, len(query)), false
+	for rest := query; rest != ""; {
 		// Some servers split at ; too.
-		if i := strings.IndexAny(query, "&;"); i >= 0 {
-			pair, separator, rest = query[:i], query[i:i+1], query[i+1:]
+		end := strings.IndexAny(rest, "&;") + 1
+		if end == 0 {
+			end = len(rest)
 		}
-		key, _, _ := strings.Cut(pair, "=")
-		if !isAccessToken(key) {
-			kept.WriteString(pair)
-			kept.WriteString(separator)
+		key, _, _ := strings.Cut(strings.TrimRight(rest[:end], "&;"), "=")
+		if isAccessToken(key) {
+			removed = true
+		} else {
+			kept = append(kept, rest[:end]...)
 		}
-		query = rest
+		rest = rest[end:]
 	}
-	return strings.TrimRight(kept.String(), "&;")
+	if !removed {
+		return query
+	}
+	return strings.TrimRight(string(kept), "&;")
 }
 
 func isAccessToken(key string) bool {

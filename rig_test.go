@@ -239,7 +239,9 @@ func (b *browser) confirm(site string, page reply) reply {
 	require.NotNil(b.rig.t, form, page.body)
 	values := url.Values{}
 	for _, field := range fieldPattern.FindAllStringSubmatch(form[0], -1) {
-		values.Set(field[1], field[2])
+		if !values.Has(field[1]) { // the first button is the one that says yes
+			values.Set(field[1], field[2])
+		}
 	}
 	return b.do(http.MethodPost, site+strings.ReplaceAll(form[1], "&amp;", "&"), strings.NewReader(values.Encode()),
 		http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {site}})
