@@ -17,10 +17,16 @@ type field struct {
 // server could take for it, and its name from Connection, by which a client
 // could have the injected one removed again. It returns what it changed.
 func strip(r *http.Request, name string, changed []field) []field {
-	for key, values := range r.Header {
-		if sameName(key, name) {
-			changed = append(changed, field{key, values})
-			delete(r.Header, key)
+	if values, ok := r.Header[name]; ok {
+		changed = append(changed, field{name, values})
+		delete(r.Header, name)
+	}
+	if hasSpellings(name) {
+		for key, values := range r.Header {
+			if sameName(key, name) {
+				changed = append(changed, field{key, values})
+				delete(r.Header, key)
+			}
 		}
 	}
 	if values, ok := r.Header["Connection"]; ok && namedIn(values, name) {
@@ -29,6 +35,17 @@ func strip(r *http.Request, name string, changed []field) []field {
 	}
 	stripTrailer(r, name)
 	return changed
+}
+
+// hasSpellings reports whether a name has other spellings than by case. That
+// one net/http folds: every name that it reads is canonical.
+func hasSpellings(name string) bool {
+	for i := range len(name) {
+		if folded(name[i]) == '-' {
+			return true
+		}
+	}
+	return false
 }
 
 // stripTrailer removes the header from the trailers, those announced and those

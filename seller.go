@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
 )
 
-// maxSeller bounds the name of a seller, in bytes.
-const maxSeller = 512
+// maxSeller bounds the name of a seller, in bytes, as the connect pages do.
+const maxSeller = 256
 
 // template is a text with placeholders, parsed once. It exists because Caddy's
 // own replacing turns an unknown placeholder into nothing: `shop-{user}` without
