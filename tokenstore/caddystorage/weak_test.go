@@ -126,3 +126,22 @@ func TestAPairUnderAnotherPairsKeyIsAnError(t *testing.T) {
 	require.ErrorContains(t, err, to)
 	require.ErrorContains(t, err, "belongs elsewhere")
 }
+
+// A record that is there is never written again: a storage that dies in the
+// midst of it could leave neither.
+func TestAPairIsNeverWrittenOver(t *testing.T) {
+	storage, _ := filled(t)
+	failing := ""
+	store := caddystorage.New(storetest.Hook(storage, func(op, key string) error {
+		if op == failing && strings.Contains(key, "/pair-") {
+			return errDisk
+		}
+		if op == "store" && strings.Contains(key, "/pair-") {
+			return fmt.Errorf("%s is written over", key)
+		}
+		return nil
+	}), keyring(t, "k"))
+	require.NoError(t, store.AddPair(t.Context(), account, newPair(2, 0, "canary")))
+	failing = "load"
+	require.ErrorIs(t, store.AddPair(t.Context(), account, newPair(2, 0, "canary")), errDisk, "whether it is there is not known")
+}
