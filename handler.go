@@ -391,6 +391,7 @@ func (h *Handler) explain(w http.ResponseWriter, r *http.Request, seller string,
 	case tokensource.ReconnectRequired:
 		problem.Code = connect.CodeReconnectRequired
 		problem.ConnectURL = h.app.pages.url(h.Application)
+	case tokensource.Connected: // only time or the operator can mend it
 	}
 	h.refuse(w, r, problem)
 }

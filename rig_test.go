@@ -4,12 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -139,13 +139,6 @@ func (r *rig) tryLoad(text string) error {
 	return caddy.Load([]byte(adapted), true)
 }
 
-// logged returns what Caddy has logged.
-func (r *rig) logged() string {
-	text, err := os.ReadFile(r.log)
-	require.NoError(r.t, err)
-	return string(text)
-}
-
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -182,12 +175,8 @@ func (b *browser) do(method, address string, body io.Reader, header http.Header)
 	b.rig.t.Helper()
 	request, err := http.NewRequestWithContext(b.rig.t.Context(), method, address, body)
 	require.NoError(b.rig.t, err)
-	for name, values := range b.header {
-		request.Header[name] = values
-	}
-	for name, values := range header {
-		request.Header[name] = values
-	}
+	maps.Copy(request.Header, b.header)
+	maps.Copy(request.Header, header)
 	response, err := b.client.Do(request)
 	require.NoError(b.rig.t, err)
 	defer response.Body.Close()

@@ -418,10 +418,10 @@ func formOf(t testing.TB, body string) (string, url.Values) {
 		for _, a := range n.Attr {
 			attributes[a.Key] = a.Val
 		}
-		switch {
-		case n.Data == "form":
+		switch n.Data {
+		case "form":
 			action = attributes["action"]
-		case n.Data == "input":
+		case "input":
 			fields.Set(attributes["name"], attributes["value"])
 		}
 	}

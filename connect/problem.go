@@ -226,8 +226,7 @@ func (t *turn) refuse(p Problem, err error, fields ...zap.Field) {
 
 // failFor answers for an error of the source or of the provider.
 func (t *turn) failFor(err error) {
-	var provider *oauth.Error
-	if errors.As(err, &provider) {
+	if provider, ok := errors.AsType[*oauth.Error](err); ok {
 		t.refuse(Problem{Code: providerCode(provider.Outcome), RetryAfter: provider.RetryAfter}, err,
 			zap.String("provider_error", provider.Code), zap.String("provider_description", provider.Description), zap.Int("provider_status", provider.Status))
 		return

@@ -3,6 +3,7 @@ package connect
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -147,12 +148,8 @@ func TestACallbackThatIsNotAProvidersIsRefused(t *testing.T) {
 	good := url.Values{"state": {state}, "code": {"TG-1"}}
 	with := func(changes url.Values) string {
 		q := url.Values{}
-		for k, v := range good {
-			q[k] = v
-		}
-		for k, v := range changes {
-			q[k] = v
-		}
+		maps.Copy(q, good)
+		maps.Copy(q, changes)
 		return q.Encode()
 	}
 	for name, c := range map[string]struct{ query, code string }{

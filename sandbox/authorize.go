@@ -3,8 +3,10 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -79,10 +81,8 @@ func (a *authorization) checkChallenge() error {
 
 // redirects tells whether a consent may go to this address.
 func (s *Sandbox) redirects(application *Application, redirectURI string) bool {
-	for _, registered := range application.RedirectURIs {
-		if registered == redirectURI {
-			return true
-		}
+	if slices.Contains(application.RedirectURIs, redirectURI) {
+		return true
 	}
 	if !s.options.AcceptAny {
 		return false
@@ -199,9 +199,7 @@ func (a *authorization) callback(result url.Values) string {
 		return a.redirectURI // a registered address that is none goes nowhere useful either way
 	}
 	query := target.Query()
-	for name, values := range result {
-		query[name] = values
-	}
+	maps.Copy(query, result)
 	target.RawQuery = query.Encode()
 	return target.String()
 }

@@ -170,8 +170,13 @@ func TestControlPageFormsDoWhatTheySay(t *testing.T) {
 	}
 	require.Empty(t, b.Faults())
 	for _, form := range []url.Values{
-		{}, {"action": {"fault"}}, {"action": {"revoke"}}, {"action": {"pkce"}}, {"action": {"settings"}, "code_life": {"<b>"}},
-		{"action": {"fault"}, "kind": {"cut"}, "times": {"many"}}, {"action": {"fault"}, "kind": {"cut"}, "times": {"1"}, "account": {"x"}},
+		{},
+		{"action": {"fault"}},
+		{"action": {"revoke"}},
+		{"action": {"pkce"}},
+		{"action": {"settings"}, "code_life": {"<b>"}},
+		{"action": {"fault"}, "kind": {"cut"}, "times": {"many"}},
+		{"action": {"fault"}, "kind": {"cut"}, "times": {"1"}, "account": {"x"}},
 	} {
 		status, page = submit(form)
 		require.Equal(t, http.StatusBadRequest, status)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -279,6 +280,7 @@ func (f *Fault) answer(c *call, r *http.Request) {
 			"code": "PA_UNAUTHORIZED_RESULT_FROM_POLICIES", "blocked_by": "PolicyAgent", "status": http.StatusForbidden,
 			"message": "At least one policy returned UNAUTHORIZED.",
 		})
+	case Latency, Cut, Truncated: // not an answer of their own
 	}
 }
 
@@ -312,9 +314,7 @@ func (h *heldAnswer) Write(b []byte) (int, error) { return h.body.Write(b) }
 
 // send sends the first bytes of the answer, under a header that promises all.
 func (h *heldAnswer) send(c *call, bytes int) {
-	for name, values := range h.header {
-		c.Header()[name] = values
-	}
+	maps.Copy(c.Header(), h.header)
 	c.Header().Set("Content-Length", strconv.Itoa(h.body.Len()))
 	c.WriteHeader(h.status)
 	_, _ = c.Write(h.body.Bytes()[:bytes])

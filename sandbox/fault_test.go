@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"testing"
 	"time"
 
@@ -88,8 +87,10 @@ func TestCutBeforeHandlingSpendsNothing(t *testing.T) {
 
 func TestAnswerLostAfterRotatingBurnsTheRefreshToken(t *testing.T) {
 	for _, fault := range []sandbox.Fault{
-		{Kind: sandbox.Cut, After: true}, {Kind: sandbox.Truncated},
-		{Kind: sandbox.ServerError, After: true}, {Kind: sandbox.HTML, After: true},
+		{Kind: sandbox.Cut, After: true},
+		{Kind: sandbox.Truncated},
+		{Kind: sandbox.ServerError, After: true},
+		{Kind: sandbox.HTML, After: true},
 	} {
 		t.Run(string(fault.Kind), func(t *testing.T) {
 			b := open(t)
@@ -192,7 +193,10 @@ func TestFaultHitsOnlyWhatItIsAimedAt(t *testing.T) {
 func TestNonsensicalFaultIsRefused(t *testing.T) {
 	b := open(t)
 	for _, fault := range []sandbox.Fault{
-		{Kind: "fire"}, {Kind: sandbox.Latency}, {Kind: sandbox.Cut, Delay: -1}, {Kind: sandbox.HTML, Status: 99},
+		{Kind: "fire"},
+		{Kind: sandbox.Latency},
+		{Kind: sandbox.Cut, Delay: -1},
+		{Kind: sandbox.HTML, Status: 99},
 		{Kind: sandbox.Cut, Grant: "password"},
 	} {
 		require.Panics(t, func() { b.Fault(fault) }, fault)
@@ -228,8 +232,8 @@ func TestJournalTellsWhatWasAskedAndNoSecret(t *testing.T) {
 	defer page.Body.Close()
 	html, _ := io.ReadAll(page.Body)
 	for _, secret := range append(b.Issued(), clientSecret) {
-		require.False(t, strings.Contains(string(text), secret))
-		require.False(t, strings.Contains(string(html), secret))
+		require.NotContains(t, string(text), secret)
+		require.NotContains(t, string(html), secret)
 	}
 	require.Contains(t, string(html), "the refresh token was used before")
 }

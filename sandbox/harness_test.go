@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -72,9 +73,7 @@ func authorizationURL(change url.Values) string {
 		"client_id": {clientID}, "response_type": {"code"}, "platform_id": {"mp"}, "state": {"s t&te"},
 		"redirect_uri": {redirectURI},
 	}
-	for name, values := range change {
-		query[name] = values
-	}
+	maps.Copy(query, change)
 	return "https://auth.example.com/authorization?" + query.Encode()
 }
 

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"maps"
 	"time"
 
 	"go.uber.org/zap"
@@ -159,9 +160,7 @@ func (s *Sandbox) Stats() Stats {
 
 func copied[K comparable](counts map[K]int) map[K]int {
 	out := make(map[K]int, len(counts))
-	for k, n := range counts {
-		out[k] = n
-	}
+	maps.Copy(out, counts)
 	return out
 }
 

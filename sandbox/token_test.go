@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -114,9 +115,7 @@ func TestTokenRequestsAreRefusedInTheRealServicesWords(t *testing.T) {
 	with := func(base map[string]string, more map[string]string) map[string]string {
 		out := map[string]string{}
 		for _, m := range []map[string]string{base, more} {
-			for k, v := range m {
-				out[k] = v
-			}
+			maps.Copy(out, m)
 		}
 		return out
 	}

@@ -25,7 +25,7 @@ var spellings = []string{
 	fmt.Sprintf("%x", canary),
 	fmt.Sprintf("%X", canary),
 	fmt.Sprintf("% x", canary),
-	fmt.Sprint([]byte(canary)),
+	fmt.Sprint(string([]byte(canary))),
 	fmt.Sprint([]rune(canary)),
 }
 

@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
@@ -174,8 +175,7 @@ type Account struct {
 // the provider condemns it.
 func (a *Account) Living() []Pair {
 	var living []Pair
-	for i := len(a.Pairs) - 1; i >= 0; i-- {
-		p := a.Pairs[i]
+	for _, p := range slices.Backward(a.Pairs) {
 		if p.Authorization > a.Tombstone && a.Verdict(p.Hash) == nil {
 			living = append(living, p)
 		}

@@ -3,10 +3,9 @@ package main
 
 import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-mercadopago/caddy-mercadopago"
-
-	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
 func main() { caddycmd.Main() }
