@@ -91,7 +91,7 @@ func TestBadInputFailsAtLoadAndSaysWhatToWrite(t *testing.T) {
 			site("as_application\nconnect /connect"), []string{"remove connect"},
 		},
 		"connect that is no path": {
-			site("connect"), []string{"connect", "begins with a slash"},
+			site("connect pages"), []string{"connect", "begins with a slash"},
 		},
 		"callback on a page of the connect path": {
 			global("SHOP/connect/callback", "SHOP/connect/finish") + "\nSHOP {\n\tmercadopago\n}\n", []string{"/connect/finish"},
