@@ -29,9 +29,9 @@ func expired(t *testing.T, sites string) (*platform, *caddy) {
 }
 
 // callAtOnce lets callers ask at once whose the seller's token is.
-func callAtOnce(t *testing.T, n int, callers ...*caller) []page {
+func callAtOnce(t *testing.T, n int, callers ...*caller) []answer {
 	t.Helper()
-	answers := make([]page, n)
+	answers := make([]answer, n)
 	var done sync.WaitGroup
 	for i := range n {
 		done.Add(1)
@@ -44,11 +44,11 @@ func callAtOnce(t *testing.T, n int, callers ...*caller) []page {
 	return answers
 }
 
-func requireAurora(t *testing.T, answers ...page) {
+func requireAurora(t *testing.T, answers ...answer) {
 	t.Helper()
-	for _, answer := range answers {
-		require.Equal(t, http.StatusOK, answer.status, answer.body)
-		require.Contains(t, answer.body, id(aurora))
+	for _, got := range answers {
+		require.Equal(t, http.StatusOK, got.status, got.body)
+		require.Contains(t, got.body, id(aurora))
 	}
 }
 
@@ -153,7 +153,7 @@ func TestAFlowBegunBeforeAReloadFinishesAfterIt(t *testing.T) {
 	callback := v.consent(v.begin(), aurora)
 	c.reload(p.caddyfile(strings.Replace(sessionSite, "mercadopago", "header X-Reloaded yes\n\tmercadopago", 1)))
 	v.settle(v.finish(callback))
-	answer := v.get(p.url("SHOP") + "/")
-	require.Equal(t, "yes", answer.header.Get("X-Reloaded"))
+	got := v.get(p.url("SHOP") + "/")
+	require.Equal(t, "yes", got.header.Get("X-Reloaded"))
 	require.Equal(t, aurora.UserID, p.actsFor(p.app.received()[0]))
 }

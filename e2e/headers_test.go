@@ -440,8 +440,8 @@ func TestNoAccessTokenInTheQueryReachesTheAPI(t *testing.T) {
 		"access_token[]=" + canary, "a=1;access_token=" + canary, "%2561ccess_token=" + canary,
 	} {
 		tap.heard()
-		answer := caller.send(caller.request(http.MethodGet, "/users/me?"+query, id(aurora), ""))
-		require.Equal(t, http.StatusOK, answer.status, query)
+		got := caller.send(caller.request(http.MethodGet, "/users/me?"+query, id(aurora), ""))
+		require.Equal(t, http.StatusOK, got.status, query)
 		require.NotContains(t, tap.heard(), canary, query)
 		require.Equal(t, aurora.UserID, p.actsFor(tap.received()[0]), query)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -43,20 +44,32 @@ type platform struct {
 func newPlatform(t *testing.T) *platform {
 	t.Helper()
 	p := &platform{t: t, app: newUpstream(t)}
-	shop, egress := newAddress(t), newAddress(t)
 	p.values = map[string]string{
 		"ADMIN": newAddress(t), "STORAGE": filepath.Join(t.TempDir(), "storage"),
-		"SHOP": "http://" + shop, "EGRESS": "http://" + egress, "APP": p.app.URL,
-		"CALLBACK": "http://" + shop + "/connect/callback",
+		"SHOP": "http://" + newAddress(t), "EGRESS": "http://" + newAddress(t), "APP": p.app.URL,
 	}
+	p.open()
+	return p
+}
+
+// open opens the stand-in for the shop's address.
+func (p *platform) open() {
+	p.t.Helper()
+	p.values["CALLBACK"] = p.values["SHOP"] + "/connect/callback"
 	p.provider = sandbox.New(sandbox.Options{Applications: []sandbox.Application{{
 		Name: "Casa Lapacho", ClientID: clientID, ClientSecret: clientSecret, PKCE: true,
 		RedirectURIs: []string{p.values["CALLBACK"]},
 	}}})
 	server := httptest.NewServer(p.provider)
-	t.Cleanup(server.Close)
+	p.t.Cleanup(server.Close)
 	p.values["PROVIDER"] = server.URL
-	return p
+}
+
+// onLocalhost moves the shop to the name localhost: the provider, at 127.0.0.1,
+// is another site then, as it is in life.
+func (p *platform) onLocalhost() {
+	p.values["SHOP"] = strings.Replace(p.values["SHOP"], "127.0.0.1", "localhost", 1)
+	p.open()
 }
 
 func (p *platform) url(name string) string { return p.values[name] }

@@ -38,16 +38,16 @@ func (p *platform) visitor(header ...string) *visitor {
 	return v
 }
 
-// page is what came back.
-type page struct {
+// answer is what came back.
+type answer struct {
 	status int
 	header http.Header
 	body   string
 }
 
-func (p page) location() string { return p.header.Get("Location") }
+func (a answer) location() string { return a.header.Get("Location") }
 
-func (v *visitor) send(r *http.Request) page {
+func (v *visitor) send(r *http.Request) answer {
 	v.t.Helper()
 	for name, values := range v.header {
 		r.Header[name] = values
@@ -57,11 +57,11 @@ func (v *visitor) send(r *http.Request) page {
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	require.NoError(v.t, err)
-	return page{response.StatusCode, response.Header, string(body)}
+	return answer{response.StatusCode, response.Header, string(body)}
 }
 
 // get asks for an address as a link of the site itself would.
-func (v *visitor) get(address string, header ...string) page {
+func (v *visitor) get(address string, header ...string) answer {
 	v.t.Helper()
 	r, err := http.NewRequest(http.MethodGet, address, nil)
 	require.NoError(v.t, err)
@@ -76,7 +76,7 @@ func (v *visitor) get(address string, header ...string) page {
 }
 
 // post sends a form of the site itself.
-func (v *visitor) post(address string, form url.Values) page {
+func (v *visitor) post(address string, form url.Values) answer {
 	v.t.Helper()
 	r, err := http.NewRequest(http.MethodPost, address, strings.NewReader(form.Encode()))
 	require.NoError(v.t, err)
@@ -92,10 +92,10 @@ func (v *visitor) post(address string, form url.Values) page {
 // is sent to.
 func (v *visitor) begin() string {
 	v.t.Helper()
-	answer := v.get(v.p.url("SHOP") + "/connect?return_to=/")
-	require.Equal(v.t, http.StatusSeeOther, answer.status, answer.body)
-	require.True(v.t, strings.HasPrefix(answer.location(), v.p.url("PROVIDER")+"/authorization?"), answer.location())
-	return answer.location()
+	got := v.get(v.p.url("SHOP") + "/connect?return_to=/")
+	require.Equal(v.t, http.StatusSeeOther, got.status, got.body)
+	require.True(v.t, strings.HasPrefix(got.location(), v.p.url("PROVIDER")+"/authorization?"), got.location())
+	return got.location()
 }
 
 // consent agrees at the provider, and returns the address of the callback.
@@ -109,7 +109,7 @@ func (v *visitor) consent(authorization string, account sandbox.Account) string 
 var onward = regexp.MustCompile(`http-equiv="refresh" content="0;url=([^"]+)"`)
 
 // finish follows the callback to what comes after the exchange.
-func (v *visitor) finish(callback string) page {
+func (v *visitor) finish(callback string) answer {
 	v.t.Helper()
 	moving := v.get(callback, "Sec-Fetch-Site", "cross-site")
 	require.Equal(v.t, http.StatusOK, moving.status, moving.body)
@@ -128,7 +128,7 @@ func (v *visitor) absolute(address string) string {
 var hiddenSeen = regexp.MustCompile(`name="seen" value="([^"]*)"`)
 
 // decide answers the question that a page at the address asks.
-func (v *visitor) decide(address, decision string) page {
+func (v *visitor) decide(address, decision string) answer {
 	v.t.Helper()
 	question := v.get(v.absolute(address))
 	require.Equal(v.t, http.StatusOK, question.status, question.body)
@@ -144,13 +144,13 @@ func (v *visitor) connect(account sandbox.Account) {
 }
 
 // settle agrees where there is a question, and comes back to the site.
-func (v *visitor) settle(answer page) {
+func (v *visitor) settle(got answer) {
 	v.t.Helper()
-	if strings.Contains(answer.location(), "/confirm?") {
-		answer = v.decide(answer.location(), "connect")
+	if strings.Contains(got.location(), "/confirm?") {
+		got = v.decide(got.location(), "connect")
 	}
-	require.Equal(v.t, http.StatusSeeOther, answer.status, answer.body)
-	require.Equal(v.t, v.p.url("SHOP")+"/", answer.location())
+	require.Equal(v.t, http.StatusSeeOther, got.status, got.body)
+	require.Equal(v.t, v.p.url("SHOP")+"/", got.location())
 }
 
 // caller is an app that calls egress.
@@ -179,18 +179,18 @@ func (c *caller) request(method, path, seller, body string) *http.Request {
 	return r
 }
 
-func (c *caller) send(r *http.Request) page {
+func (c *caller) send(r *http.Request) answer {
 	c.t.Helper()
 	response, err := c.client.Do(r)
 	require.NoError(c.t, err)
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	require.NoError(c.t, err)
-	return page{response.StatusCode, response.Header, string(body)}
+	return answer{response.StatusCode, response.Header, string(body)}
 }
 
 // me asks whose the token is.
-func (c *caller) me(seller string) page {
+func (c *caller) me(seller string) answer {
 	c.t.Helper()
 	return c.send(c.request(http.MethodGet, "/users/me", seller, ""))
 }
