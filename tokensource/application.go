@@ -95,13 +95,13 @@ func (s *Source) fetchOwn(ctx context.Context, app *application) (*ownSnapshot, 
 			// There is no grant to be dead: the application may not have a token.
 			return nil, s.applicationFault(app, err)
 		}
-		failure := &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: providerRetry, Err: err}
+		failure := &Error{Status: Connected, Reason: ReasonProvider, Err: err}
 		var asked time.Duration
 		if ok {
 			asked = min(refusal.RetryAfter, mostRetryAfter)
 		}
-		own.setback.set(now, failure, asked)
-		s.observe(Event{Name: EventRenewalFailed, Application: app.Name, Reason: ReasonProvider, RetryAfter: asked, Err: err})
+		failure = own.setback.set(now, failure, asked)
+		s.observe(Event{Name: EventRenewalFailed, Application: app.Name, Reason: ReasonProvider, RetryAfter: failure.RetryAfter, Err: err})
 		return nil, failure
 	})
 }

@@ -70,15 +70,19 @@ func (s *setback) check(now time.Time) error {
 	return &err
 }
 
-// set remembers a failure; the pause grows with each, and is at least atLeast.
-func (s *setback) set(now time.Time, err *Error, atLeast time.Duration) {
+// set remembers a failure, and returns it with what is to be waited: the pause
+// grows with each failure, and is at least atLeast.
+func (s *setback) set(now time.Time, err *Error, atLeast time.Duration) *Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pauses == nil {
 		s.pauses = pausesBetween(time.Second, 5*time.Minute)
 	}
-	s.err, s.since = err, now
-	s.until = now.Add(max(s.pauses.NextBackOff(), atLeast))
+	pause := max(s.pauses.NextBackOff(), atLeast, time.Second)
+	held := *err
+	held.RetryAfter = pause
+	s.err, s.since, s.until = &held, now, now.Add(pause)
+	return &held
 }
 
 // hold remembers a failure until an exact time.
@@ -124,13 +128,13 @@ func (b *breaker) allow(now time.Time) error {
 	return nil
 }
 
-// open reports whether the breaker was closed before.
-func (b *breaker) open(now time.Time, err *Error, atLeast time.Duration) (first bool) {
+// open opens the breaker. It returns the failure with what is to be waited, and
+// whether the breaker was closed before.
+func (b *breaker) open(now time.Time, err *Error, atLeast time.Duration) (held *Error, first bool) {
 	b.mu.Lock()
 	first = b.err == nil
 	b.mu.Unlock()
-	b.set(now, err, atLeast)
-	return first
+	return b.set(now, err, atLeast), first
 }
 
 type applicationKey struct{ name, clientID string }

@@ -166,8 +166,7 @@ func (a *applicationState) exchangeEnded(now time.Time, refusal *oauth.Error) {
 	a.exchangeFailed++
 	asked := min(refusal.RetryAfter, time.Minute)
 	if asked > 0 || a.exchangeFailed >= exchangeFailures {
-		failure := &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: asked, Err: refusal}
-		a.exchangeBreaker.open(now, failure, asked)
+		_, _ = a.exchangeBreaker.open(now, &Error{Status: Connected, Reason: ReasonProvider, Err: refusal}, asked)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -379,5 +380,82 @@ func TestAStateIsConsumedOnce(t *testing.T) {
 		require.NoError(t, a.Consume(t.Context(), "state", until))
 		require.ErrorIs(t, b.Consume(t.Context(), "state", until), tokenstore.ErrConsumed)
 		require.NoError(t, b.Consume(t.Context(), "other", until))
+	})
+}
+
+func TestAMarkOfADisconnectStopsOlderConsentsAndNoNewerOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		before := i.seller("shop-1", 200)
+		i.seller("shop-2", 100)
+		consent, err := i.Exchange(t.Context(), "", w.provider.code(100), secret.Secret{})
+		require.NoError(t, err)
+		// A disconnect crashed in the middle.
+		require.NoError(t, i.store.PutMark(t.Context(), accountID(100), tokenstore.Mark{Connection: "x", Authorization: 2, At: time.Now()}))
+		_, err = i.Connect(t.Context(), "shop-1", consent)
+		var problem *Error
+		require.ErrorAs(t, err, &problem)
+		require.Equal(t, ReasonDisconnected, problem.Reason)
+		c, err := i.Connection(t.Context(), "", "shop-1")
+		require.NoError(t, err)
+		require.Equal(t, before.ID, c.ID, "what the seller had stays")
+		i.lives("shop-1", 200)
+		i.lives("shop-2", 100)
+		require.Equal(t, uint64(3), i.seller("shop-1", 100).Authorization)
+		i.lives("shop-1", 100)
+	})
+}
+
+func TestAMarkWrittenWhileThePointerIsMadeUndoesIt(t *testing.T) {
+	for name, connected := range map[string]bool{"a new seller": false, "a seller of another account": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				i := w.instance()
+				if connected {
+					i.seller("shop-1", 200)
+				}
+				consent, err := i.Exchange(t.Context(), "", w.provider.code(100), secret.Secret{})
+				require.NoError(t, err)
+				var once sync.Once
+				i.store.set(func(op string, after bool) error {
+					if op == "PutConnection" && after {
+						once.Do(func() {
+							_ = i.store.Store.PutMark(context.Background(), accountID(100), tokenstore.Mark{Connection: "x", Authorization: 1, At: time.Now()})
+						})
+					}
+					return nil
+				})
+				_, err = i.Connect(t.Context(), "shop-1", consent)
+				var problem *Error
+				require.ErrorAs(t, err, &problem)
+				require.Equal(t, ReasonDisconnected, problem.Reason)
+				if connected {
+					i.lives("shop-1", 200)
+					return
+				}
+				require.Equal(t, NotConnected, i.problem("shop-1").Status)
+			})
+		})
+	}
+}
+
+func TestALoadThatIsUnderWayDoesNotBringADisconnectedSellerBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-0", 100)
+		c := i.seller("shop-1", 100)
+		time.Sleep(time.Minute)
+		var done atomic.Bool
+		i.store.set(func(op string, after bool) error {
+			if op == "Connection" && after && done.CompareAndSwap(false, true) {
+				require.NoError(t, i.Disconnect(context.Background(), "", "shop-1", c.ID))
+			}
+			return nil
+		})
+		_, _ = i.token("shop-1")
+		require.Equal(t, NotConnected, i.problem("shop-1").Status)
 	})
 }

@@ -20,6 +20,8 @@ const (
 	retryUnknown = 24 * time.Hour
 	// mostUnknownPause bounds the growing pauses once the access token has ended.
 	mostUnknownPause = time.Hour
+	// faultPause is the first pause after a fault of the application.
+	faultPause = 10 * time.Second
 	// suspicionPause is how long all is quiet after too many condemnations.
 	suspicionPause = 10 * time.Minute
 )
@@ -78,9 +80,9 @@ func (f *flight) hold(until time.Time, err error) error {
 // applicationFault opens the application's breaker. It says nothing about a
 // seller, so no account is touched.
 func (s *Source) applicationFault(app *application, err error) error {
-	failure := &Error{Status: Connected, Reason: ReasonApplicationFault, RetryAfter: time.Minute, Err: err}
-	if app.state.breaker.open(s.now(), failure, 0) {
-		s.observe(Event{Name: EventAlarm, Application: app.Name, Reason: ReasonApplicationFault, Err: err})
+	failure, first := app.state.breaker.open(s.now(), &Error{Status: Connected, Reason: ReasonApplicationFault, Err: err}, faultPause)
+	if first {
+		s.observe(Event{Name: EventAlarm, Application: app.Name, Reason: ReasonApplicationFault, RetryAfter: failure.RetryAfter, Err: err})
 	}
 	return failure
 }
@@ -99,8 +101,8 @@ func (f *flight) condemn(ctx context.Context, before *tokenstore.Account, pair *
 	now := f.source.now()
 	if !f.app.state.mayCondemn(now) {
 		f.withdraw(ctx, intent)
-		failure := &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: suspicionPause, Err: errSuspicious}
-		if f.app.state.breaker.open(now, failure, suspicionPause) {
+		failure, first := f.app.state.breaker.open(now, &Error{Status: Connected, Reason: ReasonProvider, Err: errSuspicious}, suspicionPause)
+		if first {
 			f.observe(EventAlarm, ReasonProvider, pair.PairID, errSuspicious)
 		}
 		return failure
@@ -286,24 +288,25 @@ func persist(ctx context.Context, m *Manager, write func(context.Context) error)
 
 // settle remembers how the flight ended, so that the next waits as long as is of
 // use, and tells it.
-func (f *flight) settle(err error) {
+func (f *flight) settle(err error) error {
 	a, now := f.account, f.source.now()
 	failure, ok := errors.AsType[*Error](err)
 	if !ok || failure.Status != Connected {
 		a.setback.clear()
 		a.tryAt.Store(0)
-		return
+		return err
 	}
-	f.observe(EventRenewalFailed, failure.Reason, f.posted, failure)
 	a.mu.Lock()
 	a.failed = f.posted
 	a.mu.Unlock()
 	// An application's breaker, and a hold, reckoned their time already.
 	if failure.Reason != ReasonApplicationFault && !errors.Is(failure, errSuspicious) && !f.held {
-		a.setback.set(now, failure, failure.RetryAfter)
-		if held, ok := errors.AsType[*Error](a.setback.check(now)); ok {
-			failure.RetryAfter = held.RetryAfter
-		}
+		failure = a.setback.set(now, failure, failure.RetryAfter)
 	}
+	f.source.observe(Event{
+		Name: EventRenewalFailed, Application: f.app.Name, Account: a.id, Pair: f.posted,
+		Reason: failure.Reason, RetryAfter: failure.RetryAfter, Err: failure,
+	})
 	a.tryAt.Store(now.Add(min(max(failure.RetryAfter, time.Second), time.Minute)).UnixNano())
+	return failure
 }

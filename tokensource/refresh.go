@@ -127,9 +127,7 @@ func (f *flight) run(ctx context.Context) {
 		f.account.mu.Unlock()
 		f.answer(asError(errEnding)) // for those who wait, should a store panic
 	}()
-	err := f.fly(ctx)
-	f.settle(err)
-	f.answer(err)
+	f.answer(f.settle(f.fly(ctx)))
 }
 
 // fly is design §6, steps 2 to 7.

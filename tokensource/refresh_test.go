@@ -503,3 +503,58 @@ func TestMemoryThatKnowsAHigherPairThanTheStoreAddsItAgain(t *testing.T) {
 		require.Equal(t, 1, w.provider.count())
 	})
 }
+
+func TestNothingIsSentOnceTheDeadlineOfTheIntentHasPassed(t *testing.T) {
+	for name, delay := range map[string]func(*instance){
+		"the store was slow":  func(*instance) { time.Sleep(timeout + time.Second) },
+		"the machine slept":   func(i *instance) { i.jump(time.Hour) },
+		"the clock went back": func(i *instance) { i.jump(-time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := newWorld(t).instance()
+				i.seller("shop-1", 100)
+				time.Sleep(life + time.Minute)
+				i.store.set(func(op string, after bool) error {
+					if op == "PutIntent" && after {
+						delay(i)
+					}
+					return nil
+				})
+				require.Equal(t, ReasonProvider, i.problem("shop-1").Reason)
+				require.Zero(t, i.w.provider.count())
+				require.Empty(t, i.account(100).Intents)
+				i.store.set(nil)
+				i.eventually("shop-1", 100)
+			})
+		})
+	}
+}
+
+func TestAVerdictWaitsForAnotherInstanceThatMayHoldTheNewPair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i, other := w.instance(), w.instance()
+		i.seller("shop-1", 100)
+		time.Sleep(life + time.Minute)
+		old := i.account(100).Pairs[0]
+		store := other.store
+		intent := tokenstore.Intent{Pair: old.Hash, Instance: "other", Nonce: "nonce", At: time.Now()}
+		var newer oauth.Answer
+		w.provider.script(func(p *provider) {
+			p.before = func(context.Context, string) error {
+				// Another instance lost its lease, and was faster.
+				w.provider.script(func(p *provider) { newer = p.issue(100) })
+				return store.PutIntent(context.Background(), accountID(100), intent)
+			}
+		})
+		time.AfterFunc(15*time.Second, func() {
+			_ = store.AddPair(context.Background(), accountID(100), successor(&old, newer, time.Now()))
+			_ = store.DeleteIntent(context.Background(), accountID(100), intent)
+		})
+		i.lives("shop-1", 100)
+		require.Equal(t, 1, w.provider.count())
+		require.Empty(t, i.account(100).Verdicts)
+		require.Zero(t, i.events.count(EventReconnectRequired))
+	})
+}

@@ -208,9 +208,7 @@ func (s *Source) open(ctx context.Context) (*opened, error) {
 		s.manager.drain(ctx, s.realm)
 		store, keyring, err := s.config.Open(ctx)
 		if err != nil {
-			failure := storeError(err)
-			s.broken.set(s.now(), failure, 0)
-			return nil, failure
+			return nil, s.broken.set(s.now(), storeError(err), 0)
 		}
 		s.broken.clear()
 		o := &opened{store: store, keyring: keyring}
