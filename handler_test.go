@@ -125,6 +125,32 @@ func TestAConnectionOutlivesAReloadAndARestart(t *testing.T) {
 	require.Equal(t, before, r.app.last().Header.Get("Authorization"))
 }
 
+func TestARequestThatIsUnderWayOutlivesTheConfigurationItBeganWith(t *testing.T) {
+	r := newRig(t)
+	arrived, proceed := make(chan struct{}), make(chan struct{})
+	r.app.handle = func(w http.ResponseWriter, _ *http.Request) {
+		arrived <- struct{}{}
+		<-proceed
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+	sites := sellerSite + strings.Replace(egressSite, "reverse_proxy API", "reverse_proxy APP", 1)
+	r.load(sites)
+	r.connectSeller("shop-1", aurora)
+	answered := make(chan reply)
+	go func() {
+		answered <- r.call(http.MethodGet, r.at("EGRESS")+"/users/me", nil, http.Header{"X-Seller": {"shop-1"}})
+	}()
+	<-arrived
+	r.load(sites + "\n# another one\n")
+	r.app.mu.Lock()
+	r.app.handle = nil
+	r.app.mu.Unlock()
+	close(proceed)
+	got := <-answered
+	require.Equal(t, http.StatusOK, got.status, "its 401 is mended by a token that the old handler gets after its clean-up")
+	require.Equal(t, 1, r.sandbox.Stats().Tokens("refresh_token"))
+}
+
 func TestADisconnectAnywhereEndsTheSessionEverywhere(t *testing.T) {
 	r := newRig(t)
 	r.load(sessionSite)

@@ -1,9 +1,11 @@
 package mercadopago
 
 import (
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 )
 
@@ -137,4 +139,17 @@ func TestBadInputFailsAtLoadAndSaysWhatToWrite(t *testing.T) {
 			require.NotContains(t, err.Error(), "\n", "one sentence")
 		})
 	}
+}
+
+func TestValidatingTouchesNeitherNetworkNorStorage(t *testing.T) {
+	r := newRig(t)
+	var config caddy.Config
+	adapted, err := adapt(t, r.expand(strings.ReplaceAll(globalBlock, "\t\tencryption_key {env.MP_TEST_KEY}\n", "")+sessionSite+egressSite))
+	require.NoError(t, err)
+	require.NoError(t, caddy.StrictUnmarshalJSON([]byte(adapted), &config))
+	require.NoError(t, caddy.Validate(&config))
+	left, err := os.ReadDir(r.storage)
+	require.NoError(t, err)
+	require.Empty(t, left, "no key is generated and nothing is locked")
+	require.Empty(t, r.sandbox.Requests())
 }

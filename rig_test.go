@@ -131,12 +131,17 @@ func (r *rig) load(sites string) {
 }
 
 func (r *rig) tryLoad(text string) error {
-	replacer := strings.NewReplacer(append([]string{"STORAGE", r.storage, "LOGFILE", r.log}, r.vars...)...)
-	adapted, err := adapt(r.t, string(caddyfile.Format([]byte(replacer.Replace(text)))))
+	adapted, err := adapt(r.t, r.expand(text))
 	if err != nil {
 		return err
 	}
 	return caddy.Load([]byte(adapted), true)
+}
+
+// expand puts the addresses in place of their names.
+func (r *rig) expand(text string) string {
+	replacer := strings.NewReplacer(append([]string{"STORAGE", r.storage, "LOGFILE", r.log}, r.vars...)...)
+	return string(caddyfile.Format([]byte(replacer.Replace(text))))
 }
 
 func freeAddress(t *testing.T) string {
