@@ -83,26 +83,26 @@ func interleave(t *testing.T, storage func(*world), prepare func(*instance), fir
 				storage(w)
 				a, b := w.instance(), w.instance()
 				prepare(a)
-				var once sync.Once
+				done := make(chan struct{})
+				var began atomic.Bool
 				a.store.set(atCall(n, func() error {
-					once.Do(func() {
-						reached = true
-						done := make(chan struct{})
-						go func() { defer close(done); second(b) }()
-						// Where a lock is held the second waits for it: the first
-						// goes on after a while.
-						select {
-						case <-done:
-						case <-time.After(time.Second):
-						}
-					})
+					began.Store(true)
+					go func() { defer close(done); second(b) }()
+					// Where a lock is held the second waits for it: the first
+					// goes on after a while.
+					select {
+					case <-done:
+					case <-time.After(time.Second):
+					}
 					return nil
 				}))
 				first(a)
 				a.store.set(nil)
-				if !reached {
+				synctest.Wait()
+				if reached = began.Load(); !reached {
 					return
 				}
+				<-done
 				time.Sleep(2 * time.Minute)
 				check(t, w.instance())
 			})
@@ -457,5 +457,29 @@ func TestALoadThatIsUnderWayDoesNotBringADisconnectedSellerBack(t *testing.T) {
 		})
 		_, _ = i.token("shop-1")
 		require.Equal(t, NotConnected, i.problem("shop-1").Status)
+	})
+}
+
+func TestAConnectionThatIsEndedWhileItIsMadeAgainIsNotSaidToStand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.storage = storetest.NoLock(w.storage)
+		i, other := w.instance(), w.instance()
+		c := i.seller("shop-1", 100)
+		i.seller("shop-2", 100) // keeps the account, so that no tombstone tells
+		consent, err := i.Exchange(t.Context(), "", w.provider.code(100), secret.Secret{})
+		require.NoError(t, err)
+		i.store.set(func(op string, after bool) error {
+			if op == "PutConnection" && after {
+				return other.Disconnect(context.Background(), "", "shop-1", c.ID)
+			}
+			return nil
+		})
+		_, err = i.Connect(t.Context(), "shop-1", consent)
+		var problem *Error
+		require.ErrorAs(t, err, &problem)
+		require.Equal(t, ReasonDisconnected, problem.Reason)
+		require.Equal(t, NotConnected, i.problem("shop-1").Status)
+		i.lives("shop-2", 100)
 	})
 }

@@ -382,3 +382,49 @@ func TestABrokenStoreIsNotHammeredToOpen(t *testing.T) {
 		require.Equal(t, 2, opens)
 	})
 }
+
+func TestAPairThatCannotBeReadBackIsAddedAgainBeforeTheOldOneIsDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		time.Sleep(life + time.Minute)
+		i.store.set(func(op string, after bool) error {
+			if op == "AddPair" && !after {
+				return errSkipped
+			}
+			return nil
+		})
+		i.lives("shop-1", 100)
+		time.Sleep(time.Minute)
+		state := i.account(100)
+		require.Len(t, state.Pairs, 1)
+		require.Zero(t, state.Pairs[0].Generation)
+		require.NotEmpty(t, state.Intents)
+		i.store.set(nil)
+		time.Sleep(time.Minute)
+		state = i.account(100)
+		require.Len(t, state.Pairs, 1)
+		require.Equal(t, uint64(1), state.Pairs[0].Generation)
+		require.Empty(t, state.Intents)
+	})
+}
+
+func TestAnIntentThatCouldNotBeWithdrawnDoesNotHoldUsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		time.Sleep(life + time.Minute)
+		i.store.set(failingOp("DeleteIntent"))
+		w.provider.script(func(p *provider) {
+			p.before = func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Refused, Code: "dial"} }
+		})
+		problem := i.problem("shop-1")
+		require.Len(t, i.account(100).Intents, 1)
+		w.provider.script(func(p *provider) { p.before = nil })
+		time.Sleep(problem.RetryAfter)
+		i.lives("shop-1", 100)
+		i.store.set(nil)
+	})
+}

@@ -46,8 +46,18 @@ func (s *Source) Replace(ctx context.Context, failed *Token) (*Token, error) {
 		return newer, nil
 	}
 	if err == nil {
-		err = snap.known.problem()
+		return nil, snap.known.problem()
 	}
+	if problem := asError(err); problem.Status != Connected {
+		return nil, problem
+	}
+	// Nothing came of it, so it was not this generation's one refresh: a token
+	// that the provider withdrew must not stay dead because of one bad minute.
+	a.mu.Lock()
+	if a.forced == failed.Pair {
+		a.forced = tokenstore.PairID{}
+	}
+	a.mu.Unlock()
 	return nil, asError(err)
 }
 

@@ -52,7 +52,7 @@ func TestATokenThatGotA401IsReplacedByANewerOneOrByOneRefresh(t *testing.T) {
 	})
 }
 
-func TestOneGenerationIsRefreshedForA401Once(t *testing.T) {
+func TestARefreshForA401ThatWasRefusedIsTriedAgainOnceAMinuteAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		i := w.instance()
@@ -61,15 +61,38 @@ func TestOneGenerationIsRefreshedForA401Once(t *testing.T) {
 			p.before = func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Refused, Code: "dial"} }
 		})
 		failed := i.lives("shop-1", 100)
-		for range 10 {
+		for range 50 {
 			_, err := i.Replace(t.Context(), failed)
 			var problem *Error
 			require.ErrorAs(t, err, &problem)
 			require.Equal(t, Connected, problem.Status)
-			time.Sleep(10 * time.Minute)
+			time.Sleep(time.Second)
 		}
 		require.Equal(t, 1, w.provider.count())
 		i.lives("shop-1", 100)
+		w.provider.script(func(p *provider) { p.before = nil })
+		time.Sleep(time.Minute)
+		_, err := i.Replace(t.Context(), failed)
+		require.NoError(t, err)
+		require.Equal(t, 2, w.provider.count())
+	})
+}
+
+func TestARefreshForA401WithAnUnknownOutcomeIsNotRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		w.provider.script(func(p *provider) {
+			p.before = func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Unknown, Code: "server_error"} }
+		})
+		failed := i.lives("shop-1", 100)
+		for range 20 {
+			_, err := i.Replace(t.Context(), failed)
+			require.Error(t, err)
+			time.Sleep(time.Hour)
+		}
+		require.Equal(t, 1, w.provider.count())
 	})
 }
 

@@ -32,7 +32,9 @@ type landing struct {
 	keyring *secret.Keyring
 	app     *application
 	account *account
-	pair    tokenstore.Pair
+	// pair is numbered by try while trouble may read it: mu guards it.
+	mu   sync.Mutex
+	pair tokenstore.Pair
 	// consent says that the pair gets the next authorization, whichever that is
 	// when the store can tell.
 	consent bool
@@ -56,6 +58,7 @@ func (l *landing) run(ctx context.Context) (tokenstore.Account, error) {
 		state, err := l.try(ctx)
 		if err == nil || errors.Is(err, errVoid) {
 			hanging.Stop()
+			l.once.Do(func() {}) // what is being spilled is removed too
 			l.spill.remove()
 			return state, err
 		}
@@ -80,7 +83,7 @@ func (l *landing) try(ctx context.Context) (tokenstore.Account, error) {
 		if err != nil {
 			return state, fmt.Errorf("reading account %s: %w", id, err)
 		}
-		l.pair.Authorization = state.NextAuthorization()
+		l.number(state.NextAuthorization())
 		l.spill.renumber(l.pair)
 	}
 	if err := l.store.AddPair(ctx, id, l.pair); err != nil {
@@ -108,8 +111,14 @@ func (l *landing) voided(ctx context.Context) error {
 	if !l.consent {
 		return errVoid
 	}
-	l.pair.Authorization = 0
+	l.number(0)
 	return errNotRead
+}
+
+func (l *landing) number(authorization uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pair.Authorization = authorization
 }
 
 // covers reports whether a pair, or one above it, is in the store: another
@@ -127,12 +136,15 @@ func covers(state *tokenstore.Account, id tokenstore.PairID) bool {
 // put where it survives the process, and the operator is told.
 func (l *landing) trouble(cause error) {
 	l.once.Do(func() {
-		err := l.spill.write(l.source.config.SpillDir, l.keyring, l.account.id, l.pair, l.consent)
+		l.mu.Lock()
+		pair := l.pair
+		l.mu.Unlock()
+		err := l.spill.write(l.source.config.SpillDir, l.keyring, l.account.id, pair, l.consent)
 		if err != nil {
 			cause = errors.Join(cause, err)
 		}
 		l.source.observe(Event{
-			Name: EventAlarm, Application: l.app.Name, Account: l.account.id, Pair: l.pair.PairID, Reason: ReasonStore,
+			Name: EventAlarm, Application: l.app.Name, Account: l.account.id, Pair: pair.PairID, Reason: ReasonStore,
 			Err: fmt.Errorf("the store does not take a new pair of tokens; it is tried again until it does: %w", cause),
 		})
 		if l.early != nil {

@@ -109,7 +109,11 @@ func (i *instance) crash() {
 	i.manager.cancel()
 }
 
-var errCrashed = errors.New("crashed")
+var (
+	errCrashed = errors.New("crashed")
+	// errSkipped has an operation say that it was carried out though it was not.
+	errSkipped = errors.New("skipped")
+)
 
 // seller connects a seller to an account.
 func (i *instance) seller(name string, user int64) tokenstore.Connection {
@@ -369,7 +373,9 @@ func (h *hooked) call(op string, after bool) error {
 }
 
 func (h *hooked) do(op string, work func() error) error {
-	if err := h.call(op, false); err != nil {
+	if err := h.call(op, false); errors.Is(err, errSkipped) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	if err := work(); err != nil {
