@@ -194,9 +194,10 @@ func (s *Source) identify(ctx context.Context, app *application, answer oauth.An
 // trailing is the account's number at the end of a token, or 0.
 func trailing(token secret.Secret) int64 {
 	text := token.Reveal()
-	n, err := strconv.ParseInt(text[strings.LastIndexByte(text, '-')+1:], 10, 64)
-	if err != nil || n < 0 {
-		return 0
+	digits := text[strings.LastIndexByte(text, '-')+1:]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || strconv.FormatInt(n, 10) != digits {
+		return 0 // a number that is written in another way is no user id
 	}
 	return n
 }

@@ -483,3 +483,16 @@ func TestAConnectionThatIsEndedWhileItIsMadeAgainIsNotSaidToStand(t *testing.T) 
 		i.lives("shop-2", 100)
 	})
 }
+
+func FuzzTheNumberAtTheEndOfAToken(f *testing.F) {
+	for _, seed := range []string{"", "-", "APP_USR-4934588586838432-XXXXXXXX-241983636", "TG-x-99999999999999999999", "5", "a--5", "a-+5", "a-05"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, token string) {
+		n := trailing(secret.New(token))
+		require.GreaterOrEqual(t, n, int64(0))
+		if n > 0 {
+			require.Regexp(t, fmt.Sprintf(`(^|-)%d$`, n), token, "exactly the digits that are there")
+		}
+	})
+}

@@ -115,6 +115,8 @@ type Client interface {
 	Revoke(ctx context.Context, userID int64, access secret.Secret) error
 }
 
+var _ Client = (*oauth.Client)(nil)
+
 // Application is one Mercado Pago application as it is configured.
 type Application struct {
 	// Name is the application's name in the configuration; "" is the default one.
