@@ -38,6 +38,10 @@ func (s *Source) Replace(ctx context.Context, failed *Token) (*Token, error) {
 	}
 	a := snap.account
 	if err := c.mayForce(app, a, failed.Pair); err != nil {
+		// The refresh that another request asked for may be over by now.
+		if newer := other(a.snapshot(snap.connection, app, c.now()).token, failed); newer != nil {
+			return newer, nil
+		}
 		return nil, err
 	}
 	err = c.refresh(ctx, app, a, renewal{force: failed.Pair})
@@ -78,9 +82,14 @@ func (s *Source) mayForce(app *application, a *account, pair tokenstore.PairID) 
 	}
 	a.mu.Lock()
 	a.rejected = pair
+	flying := a.flight != nil
 	done := a.forced == pair
 	since := now.Sub(a.forcedAt)
 	a.mu.Unlock()
+	if flying {
+		// It is being refreshed: all who hold the old token wait for the new one.
+		return nil
+	}
 	if done {
 		return standing(errors.New("the token got a 401 after it was refreshed for one"), 0)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
@@ -25,8 +26,9 @@ func TestATokenThatGotA401IsReplacedByANewerOneOrByOneRefresh(t *testing.T) {
 		var callers sync.WaitGroup
 		for range 20 {
 			callers.Go(func() {
-				if newer, err := a.Replace(t.Context(), failed); err == nil {
-					require.Equal(t, int64(100), w.provider.owner(newer.AccessToken))
+				newer, err := a.Replace(t.Context(), failed)
+				if assert.NoError(t, err, "who comes while it is refreshed waits for the new token") {
+					assert.Equal(t, int64(100), w.provider.owner(newer.AccessToken))
 				}
 			})
 		}
