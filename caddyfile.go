@@ -221,6 +221,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //		session_lifetime <duration>
 //		egress
 //		clients          <address or range>... | private_ranges
+//		allow            <method>[,<method>...]|* <path>...
 //		max_replay_body  <size>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -232,6 +233,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	var egressOnly string // an option that needs egress
 	seen := make(once)
 	for d.NextBlock(0) {
+		if d.Val() == "allow" { // the one option that may come again
+			egressOnly = "allow"
+			if err := allow(d, &egress.Allow); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := seen.note(d); err != nil {
 			return err
 		}
@@ -377,6 +385,22 @@ func size(d *caddyfile.Dispenser, into **int64) error {
 	}
 	bytes := int64(parsed)
 	*into = &bytes
+	return nil
+}
+
+func allow(d *caddyfile.Dispenser, into *[]Allow) error {
+	args := d.RemainingArgs()
+	if len(args) < 2 {
+		return d.Err("allow: write a method, or several with commas, or *, and then paths: allow POST /v1/payments")
+	}
+	entry := Allow{Paths: args[1:]}
+	if args[0] != "*" {
+		entry.Methods = strings.Split(args[0], ",")
+	}
+	if err := entry.check(); err != nil {
+		return d.Errf("allow %s: %v", strings.Join(args, " "), err)
+	}
+	*into = append(*into, entry)
 	return nil
 }
 

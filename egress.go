@@ -30,6 +30,10 @@ type Egress struct {
 	// the connection counts, never a header. Default: loopback.
 	Clients []string `json:"clients,omitempty"`
 
+	// The methods and paths that may pass. Everything else is answered 403, and
+	// never gets a token. Default: everything but `/oauth/*`, which never passes.
+	Allow []Allow `json:"allow,omitempty"`
+
 	// The largest body, in bytes, that is kept to be sent once more after a 401;
 	// 0 sends nothing again. Default: 65536; at most 16777216.
 	MaxReplayBody *int64 `json:"max_replay_body,omitempty"`
@@ -48,6 +52,11 @@ func (e *Egress) provision() error {
 	}
 	if len(e.clients) == 0 {
 		e.clients = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	}
+	for i := range e.Allow {
+		if err := e.Allow[i].check(); err != nil {
+			return fmt.Errorf("allow %s: %w", strings.Join(e.Allow[i].Paths, " "), err)
+		}
 	}
 	e.maxReplayBody = defaultMaxReplayBody
 	if e.MaxReplayBody != nil {
@@ -76,7 +85,7 @@ func (e *Egress) refuses(r *http.Request) string {
 	if !e.admits(r.RemoteAddr) {
 		return connect.CodeForbiddenPeer
 	}
-	if reachesOAuth(r.URL) {
+	if reachesOAuth(r.URL) || !e.allowed(r) {
 		return connect.CodeForbiddenPath
 	}
 	return ""

@@ -1,6 +1,7 @@
 package mercadopago
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -272,3 +273,21 @@ func (r *rig) problem(got reply) map[string]any {
 }
 
 func stopCaddy() error { return caddy.Stop() }
+
+// raw sends bytes as they are, and returns the status of the answer.
+func (r *rig) raw(address, request string) int {
+	r.t.Helper()
+	u, err := url.Parse(address)
+	require.NoError(r.t, err)
+	conn, err := net.Dial("tcp", u.Host)
+	require.NoError(r.t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, request)
+	require.NoError(r.t, err)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(r.t, err)
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	require.NoError(r.t, err)
+	return response.StatusCode
+}
