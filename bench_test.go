@@ -231,7 +231,7 @@ func BenchmarkWarmToken(b *testing.B) {
 }
 
 func (m mode) bench(b *testing.B) {
-	const perRound = 500
+	const perRound = 4000 // some collections of garbage in every round
 	server, rw := new(caddyhttp.Server), discard{http.Header{}}
 	requests := make([]*http.Request, 64)
 	for i := range requests {
