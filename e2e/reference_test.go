@@ -66,7 +66,7 @@ func function(t *testing.T, file *ast.File, name string) *ast.FuncDecl {
 }
 
 // options are the options that methods of caddyfile.go parse: the cases of what
-// is switched over d.Val().
+// is switched over d.Val(), and what it is compared with.
 func options(t *testing.T, methods ...string) []string {
 	t.Helper()
 	file := source(t, "caddyfile.go")
@@ -74,8 +74,15 @@ func options(t *testing.T, methods ...string) []string {
 	for _, method := range methods {
 		before := len(found)
 		ast.Inspect(function(t, file, method), func(n ast.Node) bool {
-			if option, ok := n.(*ast.SwitchStmt); ok && option.Init != nil {
-				found = append(found, cases(option)...)
+			switch option := n.(type) {
+			case *ast.SwitchStmt:
+				if option.Init != nil {
+					found = append(found, cases(option)...)
+				}
+			case *ast.BinaryExpr:
+				if value, ok := stringOf(option.Y); ok && value != "" && option.Op == token.EQL {
+					found = append(found, value)
+				}
 			}
 			return true
 		})
