@@ -62,25 +62,6 @@ func TestEveryBlockOfTheREADMEWorks(t *testing.T) {
 	}
 }
 
-func TestTheREADMELeadsSomewhere(t *testing.T) {
-	r := readReadme(t)
-	for _, link := range regexp.MustCompile(`\]\(([^)]+)\)|src="([^"]+)"`).FindAllStringSubmatch(r.text, -1) {
-		target := link[1] + link[2]
-		switch {
-		case strings.HasPrefix(target, "https://"):
-		case strings.HasPrefix(target, "#"):
-			require.Contains(t, r.anchors, target[1:])
-		default:
-			require.FileExists(t, filepath.Join("..", target))
-		}
-	}
-	module, err := os.ReadFile("../go.mod")
-	require.NoError(t, err)
-	needs := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(module)
-	require.NotNil(t, needs)
-	require.Contains(t, r.text, "With Go "+string(needs[1])+", make and git")
-}
-
 // readme is README.md, taken apart.
 type readme struct {
 	text    string

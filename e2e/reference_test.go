@@ -6,6 +6,9 @@ import (
 	"go/token"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -198,4 +201,23 @@ func TestTheREADMEHasEveryConnectPage(t *testing.T) {
 	})
 	require.Greater(t, len(pages), 2)
 	require.ElementsMatch(t, pages, readReadme(t).firsts(t, "Connect pages"))
+}
+
+func TestTheREADMELeadsSomewhere(t *testing.T) {
+	r := readReadme(t)
+	for _, link := range regexp.MustCompile(`\]\(([^)]+)\)|src="([^"]+)"`).FindAllStringSubmatch(r.text, -1) {
+		target := link[1] + link[2]
+		switch {
+		case strings.HasPrefix(target, "https://"):
+		case strings.HasPrefix(target, "#"):
+			require.Contains(t, r.anchors, target[1:])
+		default:
+			require.FileExists(t, filepath.Join("..", target))
+		}
+	}
+	module, err := os.ReadFile("../go.mod")
+	require.NoError(t, err)
+	needs := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(module)
+	require.NotNil(t, needs)
+	require.Contains(t, r.text, "With Go "+string(needs[1])+", make and git")
 }
