@@ -53,8 +53,9 @@ type Application struct {
 	// Default: false.
 	TestToken bool `json:"test_token,omitempty"`
 
-	// How long before its end a token is renewed. A token that lives less than
-	// 90 days is renewed when a third of its life is left. Default: 30d.
+	// How long before its end a token is renewed, but not before a sixth of its
+	// life has passed. A token that lives less than 90 days is renewed when a third
+	// of its life is left. Default: 30d.
 	RenewBefore caddy.Duration `json:"renew_before,omitempty"`
 
 	// Addresses in place of the provider's own, for a sandbox and for tests.

@@ -87,7 +87,9 @@ func dueAt(obtained, expires, now time.Time, renewBefore time.Duration) time.Tim
 	if renewBefore <= 0 {
 		renewBefore = defaultRenewBefore
 	}
-	return expires.Add(-renewBefore)
+	// Not before a sixth of its life, or a renew_before of about a token's life
+	// would have it refreshed all the time.
+	return expires.Add(-min(renewBefore, life-life/6))
 }
 
 // known is what is known of an account's pairs. It never changes.

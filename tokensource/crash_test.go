@@ -307,6 +307,8 @@ func TestValidTokensServeOnForADayWhileTheStoreCannotBeRead(t *testing.T) {
 			i.lives("shop-1", 100)
 		}
 		require.Less(t, calls, 4*24*60)
+		require.Positive(t, i.events.count(EventAlarm), "the operator is told, though no request shows it")
+		require.LessOrEqual(t, i.events.count(EventAlarm), 24*60, "once a minute at the most")
 		time.Sleep(2 * time.Minute)
 		problem := i.problem("shop-1")
 		require.Equal(t, Connected, problem.Status, "never not connected")

@@ -141,8 +141,10 @@ func (m *Manager) ending() bool {
 // realm is what is live about one store.
 type realm struct {
 	manager *Manager
-	entries *otter.Cache[key, *entry]
-	loads   group[key, *snapshot]
+	// troubled is when the store was last reported as failing, in nanoseconds.
+	troubled atomic.Int64
+	entries  *otter.Cache[key, *entry]
+	loads    group[key, *snapshot]
 
 	mu sync.Mutex
 	// accounts are kept as long as an entry or a flight holds them.

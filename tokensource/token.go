@@ -203,6 +203,7 @@ func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, 
 		if failure.Status != Connected {
 			return nil, failure
 		}
+		s.troubled(app, failure)
 		e, ok := s.realm.entries.GetIfPresent(k)
 		if !ok {
 			return nil, failure
@@ -251,5 +252,17 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 		if s.realm.remember(k, snap, epoch) || tries >= 3 {
 			return snap, nil
 		}
+	}
+}
+
+// troubled tells the operator, once a minute, that the store or its key cannot be
+// used. Sellers in memory are served meanwhile, so no request may show it.
+func (s *Source) troubled(app *application, failure *Error) {
+	now, last := s.now().UnixNano(), s.realm.troubled.Load()
+	if failure.Reason != ReasonStore || last != 0 && now-last < int64(time.Minute) && now >= last {
+		return
+	}
+	if s.realm.troubled.CompareAndSwap(last, now) {
+		s.observe(Event{Name: EventAlarm, Application: app.Name, Reason: ReasonStore, RetryAfter: failure.RetryAfter, Err: failure.Err})
 	}
 }
