@@ -136,10 +136,16 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
 	configured, err := ctx.AppIfConfigured(appName)
-	if err != nil {
+	if errors.Is(err, caddy.ErrNotConfigured) {
 		return fmt.Errorf("no application is configured: write a global block mercadopago with client_id, client_secret and redirect_uri: %w", err)
 	}
+	if err != nil {
+		return err // it says what is wrong with the applications
+	}
 	h.app = configured.(*App)
+	if err := h.checkIdle(); err != nil {
+		return err
+	}
 	h.setDefaults()
 	application, ok := h.app.Applications[h.Application]
 	if !ok {
@@ -252,6 +258,8 @@ func (h *Handler) check() error {
 		return errors.New("unconnected redirect needs connect pages to redirect to: write unconnected reject, or a connect path")
 	case h.injects() && !isToken(h.Inject.Header):
 		return fmt.Errorf("inject %q: not a header name", h.Inject.Header)
+	case slices.Contains(uninjectable, h.Inject.Header):
+		return fmt.Errorf("inject %s: a proxy sets or removes this header itself; write Authorization, or one of your own such as X-Mp-Token", h.Inject.Header)
 	case h.injects() && h.Inject.Scheme != "" && !isToken(h.Inject.Scheme):
 		return fmt.Errorf("inject %s %q: not a scheme; write one word such as Bearer", h.Inject.Header, h.Inject.Scheme)
 	case h.MinValidity < 0:
@@ -271,8 +279,29 @@ func (h *Handler) check() error {
 		return errors.New("egress never calls the API without a token: remove unconnected pass")
 	case !h.injects():
 		return errors.New("egress is there to inject: remove inject off")
-	case h.ReturnTo != nil:
-		return errors.New("egress serves no connect pages: remove return_to")
+	}
+	return nil
+}
+
+// uninjectable are the headers that would not arrive as they are set.
+var uninjectable = []string{
+	"Connection", "Content-Length", "Cookie", "Host", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+	"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// checkIdle refuses options that would do nothing, as long as it can be told
+// what was written from what is a default.
+func (h *Handler) checkIdle() error {
+	pages := h.Connect != off && h.Egress == nil && !h.AsApplication
+	switch {
+	case h.AsApplication && (h.Unconnected == unconnectedPass || h.Inject != nil && h.Inject.Header == off):
+		return errors.New("as_application is there to inject: remove unconnected pass or inject off")
+	case h.Confirm != nil && !pages:
+		return errors.New("confirm is a question of the connect pages, and this handler serves none: remove it")
+	case h.ReturnTo != nil && !pages:
+		return errors.New("return_to is where the connect pages lead, and this handler serves none: remove return_to")
+	case h.SessionLifetime != 0 && (h.Seller != "" || h.Egress != nil || h.AsApplication):
+		return errors.New("session_lifetime is for sessions, and this handler has none: remove it")
 	}
 	return nil
 }
@@ -287,6 +316,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return nil
 		}
 	}
+	if r.Method == http.MethodTrace && h.injects() {
+		// Many servers answer it with the request's header: the token would go to
+		// the client (RFC 9110 §9.3.8).
+		h.refuse(w, r, connect.Problem{Code: connect.CodeMethodNotAllowed})
+		return nil
+	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	seller := h.seller.fill(repl)
 	if h.pages && h.serveConnect(w, r, seller) {
@@ -294,7 +329,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	token, err := h.token(w, r, &seller)
 	tell(repl, h.Application, seller, token)
-	if err == nil || h.passes(err) {
+	if err == nil || h.passes(seller, err) {
 		return h.pass(w, r, next, token)
 	}
 	h.explain(w, r, seller, err)
@@ -309,8 +344,9 @@ func (h *Handler) serveConnect(w http.ResponseWriter, r *http.Request, seller st
 	if !ok {
 		return false
 	}
-	if page == connect.PageCallback {
-		// Its address holds the code, which the access log would keep.
+	if page == connect.PageCallback || page == connect.PageLink {
+		// Its address holds the code, or a link that whoever reads the access log
+		// could use before the seller does.
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	}
 	h.flow.Serve(w, r, page, requested, seller)
@@ -337,13 +373,26 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, seller *string) 
 		return nil, errNoSession
 	}
 	token, err := h.app.source.Token(r.Context(), h.Application, named, minValidity)
-	if err == nil && token.Connection.ID != connectionID {
+	if err == nil && token.Connection.ID == connectionID {
+		*seller = named
+		return token, nil
+	}
+	// Whether the session is over is for the store to say: without a token
+	// nothing tells, and memory may lag behind a connection that another
+	// instance has just made.
+	stands, lookup := h.app.source.Connection(r.Context(), h.Application, named)
+	switch {
+	case lookup != nil && !mendable(lookup):
+		return nil, lookup
+	case lookup != nil || stands.ID != connectionID:
 		// Disconnected since, perhaps connected anew by another browser.
 		h.flow.EndSession(w)
 		return nil, errNoSession
+	case err == nil:
+		return nil, errLags
 	}
 	*seller = named
-	return token, err
+	return nil, err
 }
 
 var (
@@ -352,14 +401,17 @@ var (
 	errNobody = errors.New("the request names no seller")
 	// errNoSession says that this browser is not connected.
 	errNoSession = &tokensource.Error{Status: tokensource.NotConnected, Reason: tokensource.ReasonNotConnected}
+	// errLags says that memory still has the connection before this one.
+	errLags = &tokensource.Error{Status: tokensource.Connected, Reason: tokensource.ReasonStore}
 )
 
-// passes reports whether a request goes on without a token.
-func (h *Handler) passes(err error) bool {
+// passes reports whether a request goes on without a token. Where none is
+// injected it is enough to know who the seller is.
+func (h *Handler) passes(seller string, err error) bool {
 	if h.Unconnected != unconnectedPass {
 		return false
 	}
-	return !h.injects() || errors.Is(err, errNobody) || mendable(err)
+	return !h.injects() && seller != "" || errors.Is(err, errNobody) || mendable(err)
 }
 
 // mendable reports whether the seller can mend it, by connecting.
@@ -391,7 +443,10 @@ func (h *Handler) explain(w http.ResponseWriter, r *http.Request, seller string,
 	case tokensource.ReconnectRequired:
 		problem.Code = connect.CodeReconnectRequired
 		problem.ConnectURL = h.app.pages.url(h.Application)
-	case tokensource.Connected: // only time or the operator can mend it
+	case tokensource.Connected:
+		// Only time or the operator can mend it, so the operator is told.
+		h.logger.Error("no token for a request", zap.String("application", h.Application), zap.String("seller", seller),
+			zap.String("reason", failure.Reason), zap.Duration("retry_after", failure.RetryAfter), zap.Error(failure))
 	}
 	h.refuse(w, r, problem)
 }

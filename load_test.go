@@ -110,6 +110,27 @@ func TestBadInputFailsAtLoadAndSaysWhatToWrite(t *testing.T) {
 		"scheme that is none": {
 			site(`inject X-Y "Bearer x"`), []string{"inject", "write one word such as Bearer"},
 		},
+		"header that a proxy removes": {
+			site("inject te"), []string{"inject Te", "write Authorization"},
+		},
+		"as_application that injects nothing": {
+			site("as_application\ninject off"), []string{"as_application is there to inject"},
+		},
+		"as_application that passes": {
+			site("as_application\nunconnected pass"), []string{"as_application is there to inject"},
+		},
+		"confirm without pages": {
+			site("connect off\nconfirm on"), []string{"confirm is a question of the connect pages", "remove it"},
+		},
+		"return_to without pages": {
+			site("connect off\nreturn_to /a"), []string{"remove return_to"},
+		},
+		"session_lifetime without sessions": {
+			site("seller x\nsession_lifetime 7d"), []string{"session_lifetime is for sessions", "remove it"},
+		},
+		"session_lifetime on egress": {
+			site("egress\nseller x\nsession_lifetime 7d"), []string{"session_lifetime is for sessions", "remove it"},
+		},
 		"placeholder that is not closed": {
 			site(`seller "shop-{http.auth.user.id"`), []string{"seller", "a placeholder is not closed"},
 		},
@@ -152,4 +173,14 @@ func TestValidatingTouchesNeitherNetworkNorStorage(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left, "no key is generated and nothing is locked")
 	require.Empty(t, r.sandbox.Requests())
+}
+
+// Caddy may come to the handlers first: their error is then the application's.
+func TestAFaultOfTheApplicationIsToldAsSuchByItsHandlersToo(t *testing.T) {
+	r := newRig(t)
+	for range 8 {
+		err := r.tryLoad(strings.Replace(globalBlock, "		client_id CLIENT_ID\n", "", 1) + sessionSite)
+		require.ErrorContains(t, err, "applications.default.client_id is missing")
+		require.NotContains(t, err.Error(), "no application is configured")
+	}
 }

@@ -90,11 +90,12 @@ func (p *passage) egress() error {
 	query := p.request.URL.RawQuery
 	p.request.URL.RawQuery = stripAccessToken(query)
 	defer func() { p.request.URL.RawQuery = query }()
-	again, err := p.keepForReplay()
+	var again replay // stays on the stack
+	kept, err := again.keep(p)
 	if err != nil {
 		return caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("reading the request's body: %w", err))
 	}
-	p.hold = again != nil
+	p.hold = kept
 	if err := p.attempt(); err != nil || !p.denied {
 		return err
 	}
@@ -199,35 +200,35 @@ type replay struct {
 	groups                   map[string]struct{}
 }
 
-// keepForReplay keeps what is needed to send a request again, with its body,
-// which is read here. It returns nil for a request that may not be sent again.
-func (p *passage) keepForReplay() (*replay, error) {
+// keep keeps what is needed to send a request again, with its body, which is
+// read here. It reports false for a request that may not be sent again.
+func (again *replay) keep(p *passage) (bool, error) {
 	r, limit := p.request, p.handler.Egress.maxReplayBody
 	if limit == 0 || !repeatable(r) || len(r.Trailer) > 0 || r.ContentLength < 0 || r.ContentLength > limit {
-		return nil, nil
+		return false, nil
 	}
-	again := &replay{
+	*again = replay{
 		method: r.Method, host: r.Host, requestURI: r.RequestURI, url: *r.URL,
-		header: r.Header.Clone(), responseHeader: maps.Clone(p.Header()),
+		header: r.Header.Clone(), responseHeader: p.Header().Clone(),
 		contentLength: r.ContentLength, transferEncoding: r.TransferEncoding,
 		groups: maps.Clone(routeGroups(r)),
 	}
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
-		return again, nil
+		return true, nil
 	}
 	again.body = make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, again.body); err != nil {
-		return nil, err
+		return false, err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(again.body))
-	return again, nil
+	return true, nil
 }
 
 // repeatable reports whether a request may be sent twice: by its method (RFC
 // 9110 §9.2.2), or because the API knows a repetition by its key.
 func repeatable(r *http.Request) bool {
 	return slices.Contains([]string{
-		http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete, http.MethodTrace,
+		http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete,
 	}, r.Method) || r.Header.Get("X-Idempotency-Key") != ""
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -290,4 +291,11 @@ func (r *rig) raw(address, request string) int {
 	_, err = io.Copy(io.Discard, response.Body)
 	require.NoError(r.t, err)
 	return response.StatusCode
+}
+
+// logged returns what Caddy has logged.
+func (r *rig) logged() string {
+	text, err := os.ReadFile(r.log)
+	require.NoError(r.t, err)
+	return string(text)
 }
