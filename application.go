@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -188,6 +189,9 @@ func publicURL(text string) (*url.URL, error) {
 	if err != nil || u.Host == "" || u.Opaque != "" {
 		return nil, fmt.Errorf("not an address: write it whole, such as https://shop.example.com/connect/callback")
 	}
+	if strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return nil, fmt.Errorf("write the host as browsers send it, in letters that begin with xn--")
+	}
 	if u.User != nil || u.Fragment != "" {
 		return nil, fmt.Errorf("an address here has neither user nor #fragment")
 	}
@@ -238,9 +242,11 @@ func (a *App) resolveSecret(place, text string) (secret.Secret, error) {
 	return secret.New(strings.TrimSpace(value)), nil
 }
 
-func isPlaceholder(text string) bool {
-	return strings.HasPrefix(text, "{") && strings.HasSuffix(text, "}")
-}
+// aPlaceholder is one placeholder and nothing else. Each has a dot in its name: a
+// secret in braces has none, as a rule, and two of them may have one between.
+var aPlaceholder = regexp.MustCompile(`^\{[a-z_]+\.[^{}]+\}$`)
+
+func isPlaceholder(text string) bool { return aPlaceholder.MatchString(text) }
 
 // shown returns a configured value for an error: only a placeholder, never
 // what may be a secret.

@@ -60,6 +60,15 @@ func TestBadInputFailsAtLoadAndSaysWhatToWrite(t *testing.T) {
 		"redirect uri in clear on a public host": {
 			global("SHOP/connect/callback", "http://shop.example.com/connect/callback"), []string{"applications.default.redirect_uri", "must begin with https://"},
 		},
+		"redirect uri with a host that browsers spell otherwise": {
+			global("SHOP/connect/callback", "https://tienda-ñandú.example/connect/callback"), []string{"applications.default.redirect_uri", "xn--"},
+		},
+		"secret in braces": {
+			global("{env.MP_TEST_SECRET}", "`{sandbox-secret-in-braces}`"), []string{"applications.default.client_secrets[0]", "a literal brace"},
+		},
+		"secret between placeholders": {
+			global("{env.MP_TEST_SECRET}", "`{env.MP_TEST_UNSET}sandbox-secret{env.MP_TEST_UNSET}`"), []string{"applications.default.client_secrets[0]", "a placeholder in it is empty or unknown"},
+		},
 		"redirect uri without a path": {
 			global("SHOP/connect/callback", "https://shop.example.com"), []string{"applications.default.redirect_uri", "a path of its own", "/connect/callback"},
 		},
