@@ -129,7 +129,7 @@ func FuzzSessionCookie(f *testing.F) {
 		flow.StripCookies(h)
 		left := &http.Request{Header: h}
 		for _, c := range left.Cookies() {
-			require.False(t, isOurCookie(c.Name), cookie)
+			require.False(t, isOurCookie(c.Name, flow.secure), cookie)
 		}
 	})
 }

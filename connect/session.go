@@ -138,13 +138,13 @@ func (f *Flow) StripCookies(h http.Header) {
 	lines := h["Cookie"]
 	for _, line := range lines {
 		if strings.Contains(line, "mp_") {
-			stripCookies(h, lines)
+			stripCookies(h, lines, f != nil && f.secure)
 			return
 		}
 	}
 }
 
-func stripCookies(h http.Header, lines []string) {
+func stripCookies(h http.Header, lines []string, secure bool) {
 	kept := make([]string, 0, len(lines))
 	for _, line := range lines {
 		var b strings.Builder
@@ -152,7 +152,7 @@ func stripCookies(h http.Header, lines []string) {
 		for part := range strings.SplitSeq(line, ";") {
 			part = strings.TrimSpace(part)
 			name, _, _ := strings.Cut(part, "=")
-			if part == "" || isOurCookie(strings.TrimSpace(name)) {
+			if part == "" || isOurCookie(strings.TrimSpace(name), secure) {
 				continue
 			}
 			if b.Len() > 0 {
@@ -172,10 +172,12 @@ func stripCookies(h http.Header, lines []string) {
 }
 
 // isOurCookie goes by the name's exact shape: without the prefix that browsers
-// reserve, as on plain http, an app may well have an mp_something of its own.
-func isOurCookie(name string) bool {
-	rest, ok := strings.CutPrefix(strings.TrimPrefix(name, hostPrefix), plainPrefix)
-	if !ok {
+// reserve, as on plain http, an app may well have an mp_something of its own. On
+// a secure site that is always the app's.
+func isOurCookie(name string, secure bool) bool {
+	bare, prefixed := strings.CutPrefix(name, hostPrefix)
+	rest, ok := strings.CutPrefix(bare, plainPrefix)
+	if !ok || secure && !prefixed {
 		return false
 	}
 	if suffix, ok := strings.CutPrefix(rest, "session"); ok {

@@ -120,6 +120,11 @@ func TestOurCookiesAreStrippedAndNobodyElses(t *testing.T) {
 	h := http.Header{"Cookie": {"a=b", "__Host-mp_session=x", "c=d"}}
 	f.StripCookies(h)
 	require.Equal(t, []string{"a=b", "c=d"}, h["Cookie"])
+
+	own := []string{"mp_session=the app's", "mp_user_preferences=dark"}
+	h = http.Header{"Cookie": own}
+	f.StripCookies(h)
+	require.Equal(t, own, h["Cookie"], "ours have the prefix on a secure site, so these are the app's")
 }
 
 func TestOpeningASessionIsCheap(t *testing.T) {
