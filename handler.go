@@ -310,21 +310,15 @@ func (h *Handler) injects() bool { return h.Inject.Header != off }
 
 // ServeHTTP answers what is ours, and passes on the rest with the seller's token.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if h.Egress != nil {
-		if code := h.Egress.refuses(r); code != "" {
-			h.refuse(w, r, connect.Problem{Code: code})
-			return nil
-		}
-	}
-	if r.Method == http.MethodTrace && h.injects() {
-		// Many servers answer it with the request's header: the token would go to
-		// the client (RFC 9110 §9.3.8).
-		h.refuse(w, r, connect.Problem{Code: connect.CodeMethodNotAllowed})
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if code := h.refuses(r); code != "" {
+		tell(repl, h.Application, "", nil)
+		h.refuse(w, r, connect.Problem{Code: code})
 		return nil
 	}
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	seller := h.seller.fill(repl)
 	if h.pages && h.serveConnect(w, r, seller) {
+		tell(repl, h.Application, seller, nil)
 		return nil
 	}
 	token, err := h.token(w, r, &seller)
@@ -334,6 +328,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	h.explain(w, r, seller, err)
 	return nil
+}
+
+// refuses returns the code of the problem for a request that nobody may make, or
+// "".
+func (h *Handler) refuses(r *http.Request) string {
+	if r.Method == http.MethodTrace && h.injects() {
+		// Many servers answer it with the request's header: the token would go to
+		// the client (RFC 9110 §9.3.8).
+		return connect.CodeMethodNotAllowed
+	}
+	if h.Egress == nil {
+		return ""
+	}
+	return h.Egress.refuses(r)
 }
 
 // serveConnect answers a request for the connect pages, and reports whether it

@@ -111,6 +111,8 @@ func (p *passage) egress() error {
 	again.restore(p)
 	p.hold, p.held, p.denied = false, nil, false
 	p.token = fresh
+	// It may be of another account, if the seller has switched meanwhile.
+	tell(p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer), p.handler.Application, fresh.Seller, fresh)
 	return p.attempt()
 }
 

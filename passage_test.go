@@ -3,10 +3,14 @@ package mercadopago
 import (
 	"fmt"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 )
 
 // Handlers may edit a header's values in place: what one attempt made of them is
@@ -49,4 +53,43 @@ func TestTheAccessLogKeepsNoCodeAndNoLink(t *testing.T) {
 	require.NoError(t, stopCaddy()) // so that the log is written
 	require.Contains(t, r.logged(), "seen=yes")
 	require.NotContains(t, r.logged(), "canary")
+}
+
+func TestPlaceholdersTellOfTheTokenThatIsSent(t *testing.T) {
+	r := newRig(t)
+	r.load(sellerSite + strings.Replace(egressSite, "reverse_proxy API {", "reverse_proxy APP {\n\t\theader_up X-User-Id {http.mercadopago.user_id}", 1))
+	r.connectSeller("shop-1", aurora)
+	seller := http.Header{"X-Seller": {"shop-1"}}
+	r.call(http.MethodGet, r.at("EGRESS")+"/", nil, seller) // now it is in memory
+
+	// Another instance lets the seller switch.
+	other, client, verifier := r.otherInstance(), r.oauthClient(), oauth.NewVerifier()
+	callback, err := r.sandbox.Approve(client.AuthorizationURL("state", verifier), almacen.UserID)
+	require.NoError(t, err)
+	back, err := url.Parse(callback)
+	require.NoError(t, err)
+	consent, err := other.Exchange(t.Context(), "default", back.Query().Get("code"), verifier)
+	require.NoError(t, err)
+	_, err = other.Connect(t.Context(), "shop-1", consent)
+	require.NoError(t, err)
+
+	r.app.handle = func(w http.ResponseWriter, request *http.Request) {
+		token, id := request.Header.Get("Authorization"), request.Header.Get("X-User-Id")
+		if !strings.HasSuffix(token, "-"+id) {
+			t.Errorf("a token of another account than %s", id)
+		}
+		if !strings.HasSuffix(token, "-"+strconv.FormatInt(almacen.UserID, 10)) {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}
+	require.Equal(t, http.StatusOK, r.call(http.MethodGet, r.at("EGRESS")+"/", nil, seller).status)
+}
+
+func TestPlaceholdersAreEmptyWhereThereIsNothingToTell(t *testing.T) {
+	r := newRig(t)
+	r.load(strings.Replace(sellerSite, "mercadopago {", "log\n\tlog_append told {http.mercadopago.user_id}\n\tmercadopago {", 1))
+	r.call(http.MethodGet, r.at("SHOP")+"/connect", nil, http.Header{"X-User": {"shop-1"}})
+	r.call(http.MethodTrace, r.at("SHOP")+"/", nil, nil)
+	require.NoError(t, stopCaddy()) // so that the log is written
+	require.Equal(t, 2, strings.Count(r.logged(), `"told":""`), "empty, and never unset")
 }
