@@ -21,7 +21,7 @@ const maxReplayBodyLimit = 16 << 20
 // Egress is set on a handler whose next handlers are Mercado Pago's API, so that
 // apps call it with no token of their own.
 //
-// It refuses callers from elsewhere; removes `access_token` from the query;
+// It refuses callers from elsewhere, and pages in a browser; removes `access_token` from the query;
 // refuses `/oauth/*`, where tokens are made; and when the API answers 401 it gets
 // a new token and sends the request once more, if its method is idempotent or it
 // carries X-Idempotency-Key, and its body is known to fit max_replay_body.
@@ -82,13 +82,21 @@ func parsePrefix(text string) (netip.Prefix, error) {
 // refuses returns the code of the problem for a request that must not pass, or
 // "".
 func (e *Egress) refuses(r *http.Request) string {
-	if !e.admits(r.RemoteAddr) {
+	if !e.admits(r.RemoteAddr) || fromPage(r) {
 		return connect.CodeForbiddenPeer
 	}
 	if reachesOAuth(r.URL) || !e.allowed(r) {
 		return connect.CodeForbiddenPath
 	}
 	return ""
+}
+
+// fromPage reports whether a page in a browser makes the request. Browsers run
+// on this machine too, and any site's page can have one post to a loopback
+// address; apps that call an API do not send this header.
+func fromPage(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site != "" && site != "none"
 }
 
 // admits reports whether a peer may call. A peer without an IP address came by
@@ -152,7 +160,10 @@ func percentDecoded(path string) string {
 
 func hasOAuthSegment(path string) bool {
 	for segment := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
-		name, _, _ := strings.Cut(segment, ";")
+		name := segment
+		if end := strings.IndexAny(segment, ";?#"); end >= 0 {
+			name = segment[:end]
+		}
 		if strings.EqualFold(strings.TrimRight(strings.TrimSpace(name), ". \x00"), "oauth") {
 			return true
 		}

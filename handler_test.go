@@ -181,6 +181,39 @@ func TestAnAppWithoutATokenTakesAPaymentForTheRightSellerThroughEgress(t *testin
 	require.Equal(t, "forbidden_path", r.problem(got)["code"])
 }
 
+func TestAPageInABrowserCannotCallEgress(t *testing.T) {
+	r := newRig(t)
+	r.load(sellerSite + egressSite)
+	r.connectSeller("shop-1", aurora)
+	for site, want := range map[string]int{"cross-site": 403, "same-site": 403, "same-origin": 403, "none": 200, "": 200} {
+		header := http.Header{"X-Seller": {"shop-1"}}
+		if site != "" {
+			header.Set("Sec-Fetch-Site", site)
+		}
+		got := r.call(http.MethodGet, r.at("EGRESS")+"/users/me", nil, header)
+		require.Equal(t, want, got.status, site)
+	}
+}
+
+func TestAnErrorsUpstreamSeesNeitherTokensNorSessions(t *testing.T) {
+	r := newRig(t)
+	r.load(`
+SHOP {
+	mercadopago
+	reverse_proxy 127.0.0.1:1
+	handle_errors {
+		reverse_proxy APP
+	}
+}
+`)
+	b := r.connected(aurora)
+	got := b.do(http.MethodGet, r.at("SHOP")+"/", nil, http.Header{"Authorization": {"Bearer own"}, "Cookie": {"theme=dark"}})
+	require.Equal(t, "app", got.body)
+	seen := r.app.last()
+	require.Empty(t, seen.Header["Authorization"])
+	require.Equal(t, "theme=dark", seen.Header.Get("Cookie"))
+}
+
 const egressSite = `
 EGRESS {
 	bind 127.0.0.1

@@ -119,7 +119,7 @@ func TestNoSpellingOfAPathReachesOAuth(t *testing.T) {
 		"/oauth/token", "/oauth", "/oauth/", "//oauth/token", "/OAuth/token", "/./oauth/token", "/x/../oauth/token",
 		"/%6fauth/token", "/%6F%61uth/token", "/oauth%2ftoken", "/%2foauth/token", "/%252foauth/token", "/%2%35%36fauth/token",
 		"/oauth;x=1/token", "/oauth%3bx/token", "\\oauth\\token", "/%5coauth/token", "/api/oauth/token", "/oauth./token",
-		"/oauth%20/token", "/oauth%00/token", "/v1/%2e%2e/oauth/token", "/%25252525256foauth/token",
+		"/oauth%20/token", "/oauth%00/token", "/v1/%2e%2e/oauth/token", "/oauth%3Fx", "/oauth%23x/token", "/%25252525256foauth/token",
 	} {
 		u := &url.URL{Path: path, RawPath: path}
 		if parsed, err := url.Parse(path); err == nil && parsed.Host == "" {

@@ -251,8 +251,8 @@ func (p *pages) url(application string) string {
 // so that a reload with the same storage keeps what is in memory.
 func identify(storage certmagic.Storage) string {
 	config, err := json.Marshal(storage)
-	if err != nil {
-		config = fmt.Appendf(nil, "%p", storage)
+	if err != nil || string(config) == "{}" {
+		config = fmt.Appendf(nil, "%p", storage) // it does not tell: take it for a new one
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%T %s", storage, config))
 	return hex.EncodeToString(sum[:8])

@@ -17,9 +17,10 @@ import (
 
 // pass hands a request to the next handler, with the token where there is one,
 // and never with the client's own. When the next handler returns, the request's
-// header is as it was, so that handle_errors, log_append and outer handlers see
-// nothing of the token.
-func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, token *tokensource.Token) error {
+// header is as it was, so that log_append and outer handlers see nothing of the
+// token. After an error what was stripped stays away as well: handle_errors comes
+// next, and may have an upstream of its own.
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, token *tokensource.Token) (err error) {
 	p := &passage{handler: h, next: next, request: r, token: token}
 	p.ResponseWriter = w
 	changed := p.room[:0]
@@ -30,7 +31,11 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		changed = append(changed, field{"Cookie", cookies})
 		h.flow.StripCookies(r.Header) // also where there is no flow: another handler's session is no app's business
 	}
-	defer restore(r.Header, changed)
+	defer func() {
+		if err == nil {
+			restore(r.Header, changed)
+		}
+	}()
 	if token == nil || !h.injects() {
 		return next.ServeHTTP(w, r)
 	}

@@ -135,6 +135,49 @@ func TestAStoreThatFailsAtAnyStepOfARefreshLosesNoSeller(t *testing.T) {
 	}
 }
 
+// A store that does not take a pair is often cured by another path, address or
+// password: the same accounts are then behind another name.
+func TestAPairThatWasSpilledBeforeTheStoreWasConfiguredAnewIsReplayed(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		t.Run(fmt.Sprintf("its account is in the store: %v", known), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				root := w.spillDir
+				w.spillDir = filepath.Join(root, "before")
+				first := w.instance()
+				first.seller("shop-1", 100)
+				time.Sleep(life + time.Minute)
+				first.store.set(func(op string, _ bool) error {
+					if op == "AddPair" {
+						return errors.New("the password was changed")
+					}
+					return nil
+				})
+				first.lives("shop-1", 100)
+				first.crash()
+				synctest.Wait()
+				require.Len(t, spilledFiles(t, w), 1)
+				w.spillDir = filepath.Join(root, "after")
+				if !known {
+					w.storage = storetest.NewMemory()
+				}
+				second := w.instance()
+				synctest.Wait()
+				left, err := filepath.Glob(filepath.Join(root, "before", "*"))
+				require.NoError(t, err)
+				if !known {
+					require.Len(t, left, 1, "another store's pair is left for that store")
+					require.Empty(t, second.account(100).Pairs)
+					return
+				}
+				require.Empty(t, left)
+				second.lives("shop-1", 100)
+				require.Equal(t, 1, w.provider.count())
+			})
+		})
+	}
+}
+
 func spilledFiles(t *testing.T, w *world) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(w.spillDir, "*"))
@@ -146,7 +189,7 @@ func TestAPairThatTheStoreDoesNotTakeServesIsSpilledAndIsNotPosted(t *testing.T)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.provider.life = 6 * time.Hour
-		first, second := w.instance(), w.instance(func(c *Config) { c.SpillDir = t.TempDir() }) // another machine
+		first, second := w.instance(), w.instance(func(c *Config) { c.SpillDir = filepath.Join(t.TempDir(), "one") }) // another machine
 		first.seller("shop-1", 100)
 		time.Sleep(w.provider.life + time.Minute)
 		first.store.set(func(op string, after bool) error {
@@ -245,6 +288,7 @@ func TestASpilledPairIsReplayedAtStartAndWhenTheStoreOpens(t *testing.T) {
 func TestASpillThatDoesNotOpenIsToldAndKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
+		require.NoError(t, os.MkdirAll(w.spillDir, 0o700))
 		path := filepath.Join(w.spillDir, "x.pair")
 		require.NoError(t, os.WriteFile(path, []byte("not a pair"), 0o600))
 		i := w.instance()

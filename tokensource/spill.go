@@ -122,21 +122,24 @@ func writeFile(path string, content []byte) (err error) {
 	return folder.Close()
 }
 
+// spilled returns the files of pairs that a store did not take: of this store,
+// and of others, whose folders are beside. One that fails is often cured by
+// another address or password, and then goes by another name.
 func (s *Source) spilled() []string {
 	if s.config.SpillDir == "" {
 		return nil
 	}
-	entries, err := os.ReadDir(s.config.SpillDir)
-	if err != nil {
-		return nil // no folder: nothing was ever spilled
-	}
-	var paths []string
-	for _, e := range entries {
-		if ext := filepath.Ext(e.Name()); ext == spilledPair || ext == spilledConsent {
-			paths = append(paths, filepath.Join(s.config.SpillDir, e.Name()))
-		}
-	}
-	return paths
+	// Neither pattern can be malformed but by the folder's name, and then nothing
+	// was spilled there.
+	folders := filepath.Join(filepath.Dir(s.config.SpillDir), "*")
+	pairs, _ := filepath.Glob(filepath.Join(folders, "*"+spilledPair))
+	consents, _ := filepath.Glob(filepath.Join(folders, "*"+spilledConsent))
+	return append(pairs, consents...)
+}
+
+// foreign reports whether a file was spilled for a store of another name.
+func (s *Source) foreign(path string) bool {
+	return filepath.Dir(path) != filepath.Clean(s.config.SpillDir)
 }
 
 func (s *Source) hasSpilled() bool { return len(s.spilled()) > 0 }
@@ -178,6 +181,9 @@ func (s *Source) replayFile(ctx context.Context, o *opened, path string) error {
 	}
 	id, pair, err := tokenstore.OpenPair(o.keyring, secret.Spill, record)
 	if err != nil {
+		if s.foreign(path) {
+			return nil // of a store with keys of its own
+		}
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
@@ -186,6 +192,9 @@ func (s *Source) replayFile(ctx context.Context, o *opened, path string) error {
 	state, err := o.store.Account(ctx, id)
 	if err != nil {
 		return err
+	}
+	if s.foreign(path) && len(state.Pairs) == 0 {
+		return nil // an account of that other store: its pairs are not for this one
 	}
 	if strings.HasSuffix(path, spilledConsent) {
 		l.consent, l.pair.Authorization = true, 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,7 +45,7 @@ func newWorld(t *testing.T) *world {
 	keyring, err := secret.NewKeyring(key)
 	require.NoError(t, err)
 	return &world{
-		t: t, storage: storetest.NewMemory(), keyring: keyring, spillDir: t.TempDir(),
+		t: t, storage: storetest.NewMemory(), keyring: keyring, spillDir: filepath.Join(t.TempDir(), "one"),
 		provider: &provider{clientID: "1234", life: life, refresh: map[int64]string{}, access: map[string]int64{}, codes: map[string]int64{}},
 	}
 }
