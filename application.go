@@ -212,11 +212,17 @@ func loopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
+// missing is what to write for a value that is required, by its field.
+var missing = map[string]string{
+	"client_id":    "client_id {env.MP_CLIENT_ID}, or the number from the dashboard",
+	"redirect_uri": "redirect_uri with the address from the dashboard, such as https://shop.example.com/connect/callback",
+}
+
 // resolve replaces the placeholders of a configured value. The place names the
 // field in errors.
 func resolve(place, text string) (string, error) {
 	if text == "" {
-		return "", fmt.Errorf("%s is missing", place)
+		return "", fmt.Errorf("%s is missing: write %s", place, missing[place[strings.LastIndexByte(place, '.')+1:]])
 	}
 	value, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
 	if err != nil && isPlaceholder(text) {
@@ -239,7 +245,11 @@ func (a *App) resolveSecret(place, text string) (secret.Secret, error) {
 	if !isPlaceholder(text) {
 		a.logger.Warn("a secret stands in the configuration in clear; use a placeholder such as {env.NAME} or {file./path}, so that it shows in no config dump", zap.String("field", place))
 	}
-	return secret.New(strings.TrimSpace(value)), nil
+	value = strings.TrimSpace(value)
+	if value == "" {
+		return secret.Secret{}, fmt.Errorf("%s: %s is blank where Caddy runs: set it there", place, shown(text))
+	}
+	return secret.New(value), nil
 }
 
 // aPlaceholder is one placeholder and nothing else. Each has a dot in its name: a

@@ -352,10 +352,13 @@ func (h *Handler) serveConnect(w http.ResponseWriter, r *http.Request, seller st
 	if !ok {
 		return false
 	}
-	if page == connect.PageCallback || page == connect.PageLink {
-		// Its address holds the code, or a link that whoever reads the access log
-		// could use before the seller does.
+	switch page {
+	case connect.PageConnect, connect.PageCallback, connect.PageLink:
+		// The address of the callback holds the code, that of a link what whoever
+		// reads the access log could use before the seller does, and the Location
+		// that the connect page answers with holds the state.
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	case connect.PageFinish, connect.PageConfirm, connect.PageDisconnect:
 	}
 	h.flow.Serve(w, r, page, requested, seller)
 	return true

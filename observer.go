@@ -35,6 +35,9 @@ func (o observer) Observe(event tokensource.Event) {
 	if event.RetryAfter > 0 {
 		fields = append(fields, zap.Duration("retry_after", event.RetryAfter))
 	}
+	if event.Reason == tokensource.ReasonStore {
+		fields = append(fields, zap.String("cure", "Caddy's storage cannot be read or written, or its encryption key is missing: see to its path, permissions, free space and encryption_key; valid tokens serve on meanwhile, and nothing is lost"))
+	}
 	if event.Err != nil {
 		fields = append(fields, zap.Error(event.Err))
 	}

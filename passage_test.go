@@ -47,7 +47,7 @@ func TestTraceGetsNoToken(t *testing.T) {
 func TestTheAccessLogKeepsNoCodeAndNoLink(t *testing.T) {
 	r := newRig(t)
 	r.load(strings.Replace(sellerSite, "mercadopago {", "log\n\tmercadopago {", 1))
-	for _, path := range []string{"/connect/callback?code=canary-code&state=canary-state", "/connect/link?link=canary-link", "/connect?seen=yes"} {
+	for _, path := range []string{"/connect/callback?code=canary-code&state=canary-state", "/connect/link?link=canary-link", "/connect/disconnect?seen=yes"} {
 		r.call(http.MethodGet, r.at("SHOP")+path, nil, nil)
 	}
 	require.NoError(t, stopCaddy()) // so that the log is written
@@ -88,7 +88,7 @@ func TestPlaceholdersTellOfTheTokenThatIsSent(t *testing.T) {
 func TestPlaceholdersAreEmptyWhereThereIsNothingToTell(t *testing.T) {
 	r := newRig(t)
 	r.load(strings.Replace(sellerSite, "mercadopago {", "log\n\tlog_append told {http.mercadopago.user_id}\n\tmercadopago {", 1))
-	r.call(http.MethodGet, r.at("SHOP")+"/connect", nil, http.Header{"X-User": {"shop-1"}})
+	r.call(http.MethodGet, r.at("SHOP")+"/connect/disconnect", nil, http.Header{"X-User": {"shop-1"}})
 	r.call(http.MethodTrace, r.at("SHOP")+"/", nil, nil)
 	require.NoError(t, stopCaddy()) // so that the log is written
 	require.Equal(t, 2, strings.Count(r.logged(), `"told":""`), "empty, and never unset")
