@@ -248,3 +248,14 @@ EGRESS {
 		require.True(t, strings.HasPrefix(token, "Bearer APP_USR-"))
 	}
 }
+
+func TestTheLogHasOneLineForAConnectAndOneForADisconnect(t *testing.T) {
+	r := newRig(t)
+	r.load(sessionSite)
+	b := r.connected(aurora)
+	b.confirm(r.at("SHOP"), b.get(r.at("SHOP")+"/connect/disconnect"))
+	require.NoError(t, stopCaddy()) // so that the log is written
+	require.Equal(t, 2, strings.Count(r.logged(), "connected\""), r.logged())
+	require.Equal(t, 1, strings.Count(r.logged(), `"msg":"connected"`))
+	require.Equal(t, 1, strings.Count(r.logged(), `"msg":"disconnected"`))
+}

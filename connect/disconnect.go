@@ -3,8 +3,6 @@ package connect
 import (
 	"net/http"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
@@ -74,6 +72,5 @@ func (t *turn) endConnection(c *tokenstore.Connection) {
 	if !t.f.sellerMode {
 		t.f.EndSession(t.w)
 	}
-	t.f.log.Info("seller disconnected", t.f.fields(c.Seller, zap.Int64("user_id", c.Account.UserID), zap.String("connection", c.ID))...)
 	t.redirect(done)
 }

@@ -251,9 +251,6 @@ func (t *turn) makeConnection(a *attempt, id string, s standing) {
 	if !t.f.sellerMode && !a.byLink() {
 		t.startSession(c)
 	}
-	t.f.log.Info("seller connected", t.f.fields(s.seller,
-		zap.Int64("user_id", c.Account.UserID), zap.Bool("live", c.Account.Live), zap.String("connection", c.ID),
-		zap.Bool("switched", s.old != nil), zap.Bool("link", a.byLink()))...)
 	if a.returnTo == "" || !a.consent.Offline {
 		t.redirect(t.f.attemptPath(PageFinish, id))
 		return
