@@ -59,10 +59,16 @@ type Application struct {
 	// of its life is left. Default: 30d.
 	RenewBefore caddy.Duration `json:"renew_before,omitempty"`
 
+	// The secrets by which notifications are known to be Mercado Pago's, as the
+	// dashboard shows it below the address of the webhook. Any of them will do, so
+	// that it can be renewed without a gap. Required by a handler's webhook.
+	WebhookSecrets []string `json:"webhook_secrets,omitempty"`
+
 	// Addresses in place of the provider's own, for a sandbox and for tests.
 	Endpoints *Endpoints `json:"endpoints,omitempty"`
 
-	client *oauth.Client
+	client         *oauth.Client
+	webhookSecrets []secret.Secret
 }
 
 // Endpoints are addresses in place of the provider's own.
@@ -90,13 +96,12 @@ func (p *Application) provision(a *App, place string) error {
 	if len(p.ClientSecrets) == 0 {
 		return fmt.Errorf("%s.client_secrets is missing: write client_secret {env.MP_CLIENT_SECRET}, or another placeholder that holds it", place)
 	}
-	var clientSecrets []secret.Secret
-	for i, text := range p.ClientSecrets {
-		resolved, err := a.resolveSecret(fmt.Sprintf("%s.client_secrets[%d]", place, i), text)
-		if err != nil {
-			return err
-		}
-		clientSecrets = append(clientSecrets, resolved)
+	clientSecrets, err := a.resolveSecrets(place+".client_secrets", p.ClientSecrets)
+	if err != nil {
+		return err
+	}
+	if p.webhookSecrets, err = a.resolveSecrets(place+".webhook_secrets", p.WebhookSecrets); err != nil {
+		return err
 	}
 	redirectURI, err := p.redirectURI(place + ".redirect_uri")
 	if err != nil {
@@ -250,6 +255,18 @@ func (a *App) resolveSecret(place, text string) (secret.Secret, error) {
 		return secret.Secret{}, fmt.Errorf("%s: %s is blank where Caddy runs: set it there", place, shown(text))
 	}
 	return secret.New(value), nil
+}
+
+func (a *App) resolveSecrets(place string, texts []string) ([]secret.Secret, error) {
+	var secrets []secret.Secret
+	for i, text := range texts {
+		resolved, err := a.resolveSecret(fmt.Sprintf("%s[%d]", place, i), text)
+		if err != nil {
+			return nil, err
+		}
+		secrets = append(secrets, resolved)
+	}
+	return secrets, nil
 }
 
 // aPlaceholder is one placeholder and nothing else. Each has a dot in its name: a

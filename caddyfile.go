@@ -32,6 +32,7 @@ func init() {
 //		pkce           on|off
 //		test_token     on|off
 //		renew_before   <duration>
+//		webhook_secret <secret> [<older>...]
 //		endpoints {
 //			authorize <url>
 //			api       <url>
@@ -141,6 +142,12 @@ func (p *Application) unmarshalOption(d *caddyfile.Dispenser, seen once) error {
 		return err
 	case "renew_before":
 		return duration(d, &p.RenewBefore)
+	case "webhook_secret":
+		p.WebhookSecrets = d.RemainingArgs()
+		if len(p.WebhookSecrets) == 0 {
+			return d.ArgErr()
+		}
+		return nil
 	case "endpoints":
 		return p.unmarshalEndpoints(d)
 	default:
@@ -219,6 +226,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //		return_to        <path>...
 //		min_validity     <duration>
 //		session_lifetime <duration>
+//		webhook          <path> [pass]
 //		egress
 //		clients          <address or range>... | private_ranges
 //		allow            <method>[,<method>...]|* <path>...
@@ -308,6 +316,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		return duration(d, &h.MinValidity)
 	case "session_lifetime":
 		return duration(d, &h.SessionLifetime)
+	case "webhook":
+		return h.unmarshalWebhook(d)
 	default:
 		return d.Errf("unrecognized subdirective '%s'", option)
 	}
@@ -321,6 +331,21 @@ func (h *Handler) unmarshalInject(d *caddyfile.Dispenser) error {
 	h.Inject = &Inject{Header: args[0]}
 	if len(args) == 2 {
 		h.Inject.Scheme = args[1]
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalWebhook(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 1 || len(args) > 2 {
+		return d.ArgErr()
+	}
+	h.Webhook = &Webhook{Path: args[0], Pass: len(args) == 2}
+	if !strings.HasPrefix(args[0], "/") {
+		return d.Errf("webhook %s: write a path that begins with a slash", args[0])
+	}
+	if len(args) == 2 && args[1] != "pass" {
+		return d.Errf("webhook %s %s: after the path write pass, or nothing", args[0], args[1])
 	}
 	return nil
 }

@@ -53,6 +53,7 @@ func TestEveryCaddyfileAdaptsToItsGoldenJSONOrItsError(t *testing.T) {
 func TestEveryGoldenJSONLoads(t *testing.T) {
 	for _, name := range []string{
 		"MP_CLIENT_SECRET", "MP_CLIENT_SECRET_OLD", "MP_BR_CLIENT_SECRET",
+		"MP_WEBHOOK_SECRET", "MP_WEBHOOK_SECRET_OLD",
 	} {
 		t.Setenv(name, "a-secret")
 	}
@@ -112,6 +113,7 @@ func FuzzGlobalBlock(f *testing.F) {
 
 func FuzzDirective(f *testing.F) {
 	f.Add("mercadopago {\n\tseller {http.auth.user.id}\n\tinject X-T Token\n\treturn_to /a /b*\n}")
+	f.Add("mercadopago {\n\twebhook /webhooks/mercadopago pass\n}")
 	f.Add("mercadopago {\n\tegress\n\tclients private_ranges ::1\n\tmax_replay_body 1KiB\n}")
 	f.Fuzz(func(t *testing.T, input string) {
 		handler := new(Handler)

@@ -102,6 +102,10 @@ type Handler struct {
 	// How long a browser's session lasts. Default: 30d.
 	SessionLifetime caddy.Duration `json:"session_lifetime,omitempty"`
 
+	// Where Mercado Pago's notifications arrive. Not together with egress.
+	// Default: nowhere.
+	Webhook *Webhook `json:"webhook,omitempty"`
+
 	// Set when what follows is Mercado Pago's API, called by apps.
 	Egress *Egress `json:"egress,omitempty"`
 
@@ -110,18 +114,6 @@ type Handler struct {
 	flow   *connect.Flow // nil where there are neither pages nor sessions
 	pages  bool
 	seller template
-}
-
-// Inject names the header that carries the token.
-type Inject struct {
-	// The header, or `off` to inject nothing. `Authorization` is the one that
-	// Caddy masks in its logs; another one is printed there in clear at level
-	// DEBUG. Default: `Authorization`.
-	Header string `json:"header,omitempty"`
-
-	// What stands before the token, with a space between. Default: `Bearer` for
-	// `Authorization`, nothing for another header.
-	Scheme string `json:"scheme,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -162,6 +154,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
+	if h.Webhook != nil {
+		if err := h.Webhook.provision(h.Application, application); err != nil {
+			return err
+		}
+	}
 	if h.injects() && !strings.EqualFold(h.Inject.Header, "Authorization") {
 		h.logger.Warn("the token is injected in a header that Caddy does not mask in its logs; at level DEBUG it is printed there in clear",
 			zap.String("header", h.Inject.Header))
@@ -193,9 +190,15 @@ func (h *Handler) provisionFlow(application *Application) error {
 	if err != nil {
 		return err
 	}
-	if h.pages {
-		h.app.pages.offer(h.Application, h.flow)
+	if !h.pages {
+		return nil
 	}
+	if h.Webhook != nil {
+		if _, taken := h.flow.Match(h.Webhook.Path); taken {
+			return fmt.Errorf("webhook %s: a connect page or the callback is there; write a path of its own", h.Webhook.Path)
+		}
+	}
+	h.app.pages.offer(h.Application, h.flow)
 	return nil
 }
 
@@ -273,6 +276,8 @@ func (h *Handler) check() error {
 	switch {
 	case h.Seller == "" && !h.AsApplication:
 		return errors.New("egress has no sessions: write seller with a placeholder that names the seller, or as_application")
+	case h.Webhook != nil:
+		return errors.New("egress is for your own apps, and Mercado Pago does not come there: remove webhook, and write it in a public site")
 	case h.Connect != off:
 		return errors.New("egress serves no connect pages: remove connect, and write it where people come with browsers")
 	case h.Unconnected == unconnectedPass:
@@ -315,6 +320,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		tell(repl, h.Application, "", nil)
 		h.refuse(w, r, connect.Problem{Code: code})
 		return nil
+	}
+	if h.Webhook.isFor(r) {
+		return h.serveWebhook(w, r, next)
 	}
 	seller := h.seller.fill(repl)
 	if h.pages && h.serveConnect(w, r, seller) {

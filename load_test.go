@@ -26,6 +26,11 @@ func TestBadInputFailsAtLoadAndSaysWhatToWrite(t *testing.T) {
 	site := func(options string) string {
 		return globalBlock + "\nSHOP {\n\tmercadopago {\n\t\t" + strings.ReplaceAll(options, "\n", "\n\t\t") + "\n\t}\n}\n"
 	}
+	t.Setenv("MP_TEST_WEBHOOK", webhookSecret)
+	t.Setenv("MP_TEST_WEBHOOK_OLD", olderWebhookSecret)
+	webhook := func(options string) string {
+		return withWebhookSecret(globalBlock) + "\nSHOP {\n\tmercadopago {\n\t\t" + options + "\n\t}\n}\n"
+	}
 	for name, test := range map[string]struct {
 		caddyfile string
 		want      []string
@@ -154,6 +159,32 @@ func TestBadInputFailsAtLoadAndSaysWhatToWrite(t *testing.T) {
 		},
 		"egress that injects nothing": {
 			site("egress\nseller x\ninject off\nunconnected reject"), []string{"egress is there to inject"},
+		},
+		"webhook without a secret": {
+			site("webhook /hook"), []string{"webhook needs the secret", "write webhook_secret {env.MP_WEBHOOK_SECRET}"},
+		},
+		"webhook secret without a value": {
+			global("encryption_key", "webhook_secret {env.MP_TEST_UNSET}\n\t\tencryption_key"),
+			[]string{"applications.default.webhook_secrets[0]", "{env.MP_TEST_UNSET} is empty or unknown where Caddy runs: set it there"},
+		},
+		"webhook on egress": {
+			webhook("egress\n\t\tseller x\n\t\twebhook /hook"), []string{"egress is for your own apps", "remove webhook"},
+		},
+		"webhook with a query": {
+			webhook("webhook /hook?x=1"), []string{"webhook", "nothing behind it"},
+		},
+		"webhook on another host": {
+			webhook("webhook //evil.example/hook"), []string{"webhook", "write a path"},
+		},
+		"webhook on a connect page": {
+			webhook("webhook /connect/link"), []string{"webhook /connect/link", "a path of its own"},
+		},
+		"webhook on the callback": {
+			webhook("webhook /connect/callback"), []string{"webhook /connect/callback", "a path of its own"},
+		},
+		"webhook of Mercado Libre": {
+			strings.Replace(webhook("webhook /hook"), "endpoints {", "provider mercadolibre\n\t\tcountry ar\n\t\tendpoints {", 1),
+			[]string{"Mercado Libre", "remove webhook"},
 		},
 		"egress with return_to": {
 			site("egress\nseller x\nreturn_to /a"), []string{"remove return_to"},

@@ -82,6 +82,18 @@ func (p *passage) attempt() error {
 	return err
 }
 
+// Inject names the header that carries the token.
+type Inject struct {
+	// The header, or `off` to inject nothing. `Authorization` is the one that
+	// Caddy masks in its logs; another one is printed there in clear at level
+	// DEBUG. Default: `Authorization`.
+	Header string `json:"header,omitempty"`
+
+	// What stands before the token, with a space between. Default: `Bearer` for
+	// `Authorization`, nothing for another header.
+	Scheme string `json:"scheme,omitempty"`
+}
+
 func (i *Inject) value(token *tokensource.Token) string {
 	if i.Scheme == "" {
 		return token.AccessToken.Reveal()

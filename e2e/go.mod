@@ -6,6 +6,7 @@ require (
 	github.com/caddy-mercadopago/caddy-mercadopago v0.0.0-00010101000000-000000000000
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
+	github.com/mercadopago/sdk-go v1.14.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/net v0.62.0
 )

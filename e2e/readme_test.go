@@ -40,6 +40,7 @@ var tries = map[string]func(*testing.T, readme, string){
 	"Seller mode caddyfile":          trySellerMode,
 	"What happens when json":         tryProblem,
 	"Several applications caddyfile": tryApplications,
+	"Webhook caddyfile":              tryWebhook,
 	"Test your own app sh":           trySandbox,
 	"Test your own app caddyfile":    trySandboxed,
 	"Test your own app sh 2":         tryFaults,
@@ -405,6 +406,13 @@ func tryApplications(t *testing.T, r readme, text string) {
 		require.Equal(t, connect+"/callback", authorization.Query().Get("redirect_uri"))
 	}
 	require.Equal(t, "the app", p.visitor().get(p.url("SHOP")+"/elsewhere").body)
+}
+
+func tryWebhook(t *testing.T, r readme, text string) {
+	p := newPlatform(t)
+	r.serve(t, p, text, "MP_WEBHOOK_SECRET="+webhookSecret)
+	require.True(t, p.provider.SetWebhook(clientID, p.url("SHOP")+"/webhooks/mercadopago", webhookSecret))
+	unlinkEndsIt(t, p)
 }
 
 func trySandbox(t *testing.T, r readme, text string) {

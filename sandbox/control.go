@@ -103,6 +103,7 @@ func (s *Sandbox) controlling() http.Handler {
 	do("POST faults", s.postFault)
 	do("DELETE faults", func(*http.Request) error { s.ClearFaults(); return nil })
 	do("POST accounts/{id}/revoke", s.forAccount(s.Revoke))
+	do("POST accounts/{id}/unlink", s.forAccount(s.Unlink))
 	do("POST accounts/{id}/kill-access-tokens", s.forAccount(s.KillAccessTokens))
 	do("POST applications/{id}", s.postApplication)
 	do("POST reset", func(*http.Request) error { s.Reset(); return nil })
@@ -205,15 +206,38 @@ func (s *Sandbox) actOn(userID string, action func(int64)) error {
 
 func (s *Sandbox) postApplication(r *http.Request) error {
 	var change struct {
-		PKCE *bool `json:"pkce"`
+		PKCE          *bool   `json:"pkce"`
+		WebhookURL    *string `json:"webhook_url"`
+		WebhookSecret string  `json:"webhook_secret"`
 	}
 	if err := decode(r, &change); err != nil {
 		return err
 	}
+	if change.PKCE == nil && change.WebhookURL == nil {
+		return errors.New(`say what is to change: {"pkce": true}, {"pkce": false} or {"webhook_url": "http://…", "webhook_secret": "…"}`)
+	}
+	if change.WebhookURL != nil {
+		if err := s.changeWebhook(r.PathValue("id"), *change.WebhookURL, change.WebhookSecret); err != nil {
+			return err
+		}
+	}
 	if change.PKCE == nil {
-		return errors.New(`say what is to change: {"pkce": true} or {"pkce": false}`)
+		return nil
 	}
 	return s.switchPKCE(r.PathValue("id"), *change.PKCE)
+}
+
+func (s *Sandbox) changeWebhook(clientID, address, secret string) error {
+	if err := checkWebhook(address); err != nil {
+		return err
+	}
+	if address != "" && secret == "" {
+		return errors.New("a webhook needs a webhook_secret: notifications are signed with it")
+	}
+	if !s.SetWebhook(clientID, address, secret) {
+		return fmt.Errorf("the sandbox has no application %q", clip(clientID))
+	}
+	return nil
 }
 
 func (s *Sandbox) switchPKCE(clientID string, on bool) error {

@@ -79,6 +79,7 @@ func lives(s *Settings) []life {
 		{"application_token_life", "Application’s own token", s.ApplicationTokenLife},
 		{"refresh_token_life", "Refresh token, unused", s.RefreshTokenLife},
 		{"code_life", "Code", s.CodeLife},
+		{"notification_retry", "Notification comes again after", s.NotificationRetry},
 	}
 }
 
@@ -113,10 +114,14 @@ func (s *Sandbox) submit(r *http.Request) error {
 		return nil
 	case "revoke":
 		return s.actOn(r.PostFormValue("account"), s.Revoke)
+	case "unlink":
+		return s.actOn(r.PostFormValue("account"), s.Unlink)
 	case "kill":
 		return s.actOn(r.PostFormValue("account"), s.KillAccessTokens)
 	case "pkce":
 		return s.switchPKCE(r.PostFormValue("client_id"), r.PostFormValue("on") == "true")
+	case "webhook":
+		return s.changeWebhook(r.PostFormValue("client_id"), strings.TrimSpace(r.PostFormValue("webhook_url")), r.PostFormValue("webhook_secret"))
 	case "reset":
 		s.Reset()
 		return nil
@@ -130,6 +135,7 @@ func (s *Sandbox) submitSettings(r *http.Request) error {
 	for name, field := range map[string]*Duration{
 		"access_token_life": &settings.AccessTokenLife, "application_token_life": &settings.ApplicationTokenLife,
 		"refresh_token_life": &settings.RefreshTokenLife, "code_life": &settings.CodeLife,
+		"notification_retry": &settings.NotificationRetry,
 	} {
 		if err := readDuration(r, name, field); err != nil {
 			return err

@@ -76,6 +76,9 @@ type Stats struct {
 	Payments int `json:"payments"`
 	// Faults that were caused, by kind.
 	Faults map[FaultKind]int `json:"faults"`
+	// Notifications that were sent, by the status of the answer, or "failed"
+	// where there was none.
+	Notifications map[string]int `json:"notifications"`
 }
 
 // Tokens counts the token requests of a grant, whatever came of them.
@@ -89,7 +92,7 @@ func (s Stats) Tokens(grant string) int {
 
 func newStats() Stats {
 	return Stats{
-		TokenRequests: map[string]map[string]int{}, APIRequests: map[int]int{}, Faults: map[FaultKind]int{},
+		TokenRequests: map[string]map[string]int{}, APIRequests: map[int]int{}, Faults: map[FaultKind]int{}, Notifications: map[string]int{},
 	}
 }
 
@@ -155,6 +158,7 @@ func (s *Sandbox) Stats() Stats {
 		out.TokenRequests[grant] = copied(outcomes)
 	}
 	out.APIRequests, out.Faults = copied(stats.APIRequests), copied(stats.Faults)
+	out.Notifications = copied(stats.Notifications)
 	return out
 }
 

@@ -56,6 +56,11 @@ type Application struct {
 	// OwnerID is the account that client_credentials tokens belong to. Default:
 	// an account made for the application.
 	OwnerID int64 `json:"owner_id"`
+	// WebhookURL is where notifications of the topic mp-connect go; none are sent
+	// without it.
+	WebhookURL string `json:"webhook_url,omitempty"`
+	// WebhookSecret signs them.
+	WebhookSecret string `json:"-"`
 }
 
 // Account is a fictional Mercado Pago account.
@@ -113,6 +118,7 @@ type Sandbox struct {
 	ledger   *ledger
 	faults   []*pendingFault
 	journal  *journal
+	outgoing *outgoing
 }
 
 // New makes a sandbox. It starts nothing.
@@ -139,11 +145,15 @@ func New(options Options) *Sandbox {
 	return s
 }
 
-// Reset forgets every token, payment, fault, count and changed setting: the
-// sandbox is as New made it.
+// Reset forgets every token, payment, fault, count, changed setting, and the
+// notifications that are on their way: the sandbox is as New made it.
 func (s *Sandbox) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.outgoing != nil {
+		s.outgoing.stop()
+	}
+	s.outgoing = newOutgoing()
 	s.settings = s.options.Settings.orDefaults()
 	s.ledger = newLedger(s.options)
 	s.faults = nil
@@ -216,7 +226,7 @@ func (s *Sandbox) serve(c *call, r *http.Request) {
 
 // Serve answers on the listener until ctx ends, then lets requests under way
 // finish for a moment and returns nil. Requests that a fault holds up end at
-// once.
+// once, and notifications that were not taken are sent no more.
 func (s *Sandbox) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler:           s,
@@ -237,6 +247,7 @@ func (s *Sandbox) Serve(ctx context.Context, listener net.Listener) error {
 		}
 	})
 	err := server.Serve(listener)
+	defer s.sendNoMore()
 	if !stop() {
 		<-stopped
 	}
@@ -244,6 +255,13 @@ func (s *Sandbox) Serve(ctx context.Context, listener net.Listener) error {
 		return nil
 	}
 	return err
+}
+
+func (s *Sandbox) sendNoMore() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outgoing.stop()
+	s.outgoing = newOutgoing()
 }
 
 func formatID(id int64) string { return strconv.FormatInt(id, 10) }

@@ -32,6 +32,9 @@ type Settings struct {
 	// KeepRefreshToken makes a refresh keep its refresh token, and leaves it out
 	// of the answer.
 	KeepRefreshToken bool `json:"keep_refresh_token"`
+	// NotificationRetry is after how long a notification that was not taken
+	// comes again. Default: 15 min.
+	NotificationRetry Duration `json:"notification_retry"`
 	// ErrorShape is how the token endpoint tells an error: "message" (default),
 	// "error_description" or "error_key".
 	ErrorShape string `json:"error_shape"`
@@ -92,6 +95,7 @@ func (s Settings) orDefaults() Settings {
 	life(&s.RefreshTokenLife, 180*day)
 	life(&s.ApplicationTokenLife, 6*time.Hour)
 	life(&s.CodeLife, 10*time.Minute)
+	life(&s.NotificationRetry, 15*time.Minute)
 	if s.ErrorShape == "" {
 		s.ErrorShape = shapeMessage
 	}
@@ -102,6 +106,7 @@ func (s Settings) check() error {
 	for name, d := range map[string]Duration{
 		"access_token_life": s.AccessTokenLife, "application_token_life": s.ApplicationTokenLife,
 		"refresh_token_life": s.RefreshTokenLife, "code_life": s.CodeLife,
+		"notification_retry": s.NotificationRetry,
 	} {
 		if d < 0 {
 			return fmt.Errorf("%s cannot be negative", name)

@@ -161,6 +161,7 @@ func (s *Sandbox) exchange(c *call, application *Application) (*tokenAnswer, *to
 		return nil, &tokenError{"invalid_grant", deadGrant, "the code_verifier does not fit the code_challenge"}
 	}
 	key := lineKey{application.ClientID, given.userID, form["test_token"] != "true"}
+	s.notify(key, actionAuthorized)
 	return s.ledger.consented(key, application, s.settings, now).answer(), nil
 }
 

@@ -31,6 +31,11 @@ const (
 	condemnedShare = 5
 	condemnWindow  = 10
 
+	// Verdicts because of notices have a limit too: more sellers than that do not
+	// leave at once.
+	noticesPerMinute = 5
+	noticesAtOnce    = 50
+
 	// rejectedMost accounts whose tokens got a 401 within a minute are not the
 	// sellers' doing either.
 	rejectedMost = 5
@@ -147,6 +152,8 @@ type applicationState struct {
 	exchangeBreaker breaker
 	exchanges       *rate.Limiter
 	own             ownToken
+	// notices limits the verdicts that notices of the provider lead to.
+	notices *rate.Limiter
 
 	mu             sync.Mutex
 	exchangeFailed int
@@ -168,6 +175,7 @@ type minute struct {
 func newApplicationState() *applicationState {
 	return &applicationState{
 		exchanges: rate.NewLimiter(exchangesPerSecond, exchangesAtOnce),
+		notices:   rate.NewLimiter(rate.Every(time.Minute/noticesPerMinute), noticesAtOnce),
 		rejected:  make(map[tokenstore.AccountID]time.Time),
 	}
 }
@@ -233,6 +241,16 @@ func (a *applicationState) mayCondemn(now time.Time) bool {
 		a.stopped = now.Add(suspicionPause)
 	}
 	return !a.suspicious
+}
+
+// mayBelieve reports whether to believe that one more account ended its
+// authorization elsewhere. It counts apart from refreshes: many notices do not
+// stop those.
+func (a *applicationState) mayBelieve(now time.Time) bool {
+	a.mu.Lock()
+	suspicious := a.suspicious
+	a.mu.Unlock()
+	return !suspicious && a.notices.AllowN(now, 1)
 }
 
 // mayReplace notes that a token of an account got a 401, and reports whether to

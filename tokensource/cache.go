@@ -94,9 +94,10 @@ func dueAt(obtained, expires, now time.Time, renewBefore time.Duration) time.Tim
 
 // known is what is known of an account's pairs. It never changes.
 type known struct {
-	// living and condemned are the pairs above the tombstone, highest first.
+	// living and condemned are the pairs above the tombstone, highest first. One
+	// whose access token is known to be dead is in neither.
 	living, condemned []tokenstore.Pair
-	// reason is why the highest condemned pair is dead.
+	// reason is why the highest dead pair is dead.
 	reason string
 	// unsaved is set while the highest pair is not in the store yet.
 	unsaved bool
@@ -156,8 +157,11 @@ func newKnown(state *tokenstore.Account, tombstone uint64) *known {
 			continue
 		}
 		if v := state.Verdict(p.Hash); v != nil {
-			if len(k.condemned) == 0 {
+			if k.reason == "" {
 				k.reason = v.Reason
+			}
+			if v.Reason == ReasonDeauthorized {
+				continue // the verdict is on the access token too: it serves nobody
 			}
 			k.condemned = append(k.condemned, p)
 			continue

@@ -145,6 +145,8 @@ type realm struct {
 	troubled atomic.Int64
 	entries  *otter.Cache[key, *entry]
 	loads    group[key, *snapshot]
+	// notices are the provider's, about accounts, that are being followed.
+	notices group[tokenstore.AccountID, struct{}]
 
 	mu sync.Mutex
 	// accounts are kept as long as an entry or a flight holds them.

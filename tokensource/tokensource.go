@@ -55,6 +55,7 @@ const (
 	ReasonApplicationFault   = "application_fault" // invalid_client and its like
 	ReasonStore              = "store"             // cannot be read or written
 	ReasonUnknownApplication = "unknown_application"
+	ReasonDeauthorized       = "deauthorized" // the seller ended it at the provider, which says so of the access token
 
 	// ReasonRetried is of an event only: a pair whose last request had an unknown
 	// outcome is tried again.
@@ -171,5 +172,9 @@ const (
 	EventRenewalFailed     = "renewal_failed"
 	EventReconnectRequired = "reconnect_required"
 	EventDisconnected      = "disconnected"
-	EventAlarm             = "alarm"
+	// The provider's notices. Authorized is only noted. Deauthorized was asked
+	// about; Err says that the provider takes the token all the same.
+	EventAuthorized   = "authorized"
+	EventDeauthorized = "deauthorized"
+	EventAlarm        = "alarm"
 )

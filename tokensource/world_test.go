@@ -222,6 +222,9 @@ type provider struct {
 	after  func(ctx context.Context, answer *oauth.Answer) error
 	change func(answer *oauth.Answer)
 	me     func() (oauth.User, error)
+	// asks answers /users/me by the token; slow comes before it.
+	asks   func(secret.Secret) (oauth.User, error)
+	slow   func(context.Context)
 	own    int
 	ownErr error
 	gone   []int64
@@ -313,9 +316,15 @@ func (p *provider) ClientCredentials(context.Context) (oauth.Answer, error) {
 	return oauth.Answer{AccessToken: secret.New(fmt.Sprintf("APP_USR-own-%d", p.own)), ExpiresIn: 6 * time.Hour}, nil
 }
 
-func (p *provider) Me(_ context.Context, access secret.Secret) (oauth.User, error) {
+func (p *provider) Me(ctx context.Context, access secret.Secret) (oauth.User, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.slow != nil {
+		p.slow(ctx)
+	}
+	if p.asks != nil {
+		return p.asks(access)
+	}
 	if p.me != nil {
 		return p.me()
 	}
