@@ -56,6 +56,9 @@ const (
 	ReasonStore              = "store"             // cannot be read or written
 	ReasonUnknownApplication = "unknown_application"
 
+	// ReasonLate is of an alarm only: renewals wait for longer than they should.
+	ReasonLate = "late"
+
 	// ReasonRetried is of an event only: a pair whose last request had an unknown
 	// outcome is tried again.
 	ReasonRetried = "retried_unknown"
@@ -135,7 +138,10 @@ type Config struct {
 	// needed, until it succeeds once.
 	Open         func(ctx context.Context) (tokenstore.Store, *secret.Keyring, error)
 	Applications []Application
-	// SpillDir is the folder for pairs that the store did not take.
+	// Renewal says how tokens are renewed ahead of time; zero does not.
+	Renewal Renewal
+	// SpillDir is the folder for pairs that the store did not take, and for what
+	// the next process should know of renewals that fail.
 	SpillDir string
 	// Observer is told what happens; nil tells nobody.
 	Observer Observer
@@ -161,6 +167,8 @@ type Event struct {
 	Reason     string
 	RetryAfter time.Duration
 	Err        error
+	// Renewals is told with EventRenewals, and where renewals are late.
+	Renewals *Renewals
 }
 
 // The events.
@@ -171,5 +179,7 @@ const (
 	EventRenewalFailed     = "renewal_failed"
 	EventReconnectRequired = "reconnect_required"
 	EventDisconnected      = "disconnected"
+	EventForgotten         = "forgotten" // an account that no connection pointed to for a day
+	EventRenewals          = "renewals"  // after each walk through the store
 	EventAlarm             = "alarm"
 )
