@@ -35,6 +35,13 @@ func (o observer) Observe(event tokensource.Event) {
 	if event.RetryAfter > 0 {
 		fields = append(fields, zap.Duration("retry_after", event.RetryAfter))
 	}
+	if r := event.Renewals; r != nil {
+		fields = append(fields, zap.Int("due", r.Due), zap.Int("running", r.Running), zap.Int("failing", r.Failing),
+			zap.Int("scheduled", r.Scheduled), zap.Duration("lag", r.Lag), zap.Int("accounts", r.Accounts), zap.Duration("walk", r.Walk))
+		if !r.Next.IsZero() {
+			fields = append(fields, zap.Time("next", r.Next))
+		}
+	}
 	if event.Err != nil {
 		fields = append(fields, zap.Error(event.Err))
 	}

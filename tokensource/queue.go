@@ -2,7 +2,6 @@ package tokensource
 
 import (
 	"container/heap"
-	"context"
 	"sync"
 	"time"
 
@@ -100,7 +99,7 @@ func (s schedule) Swap(i, j int) {
 
 // Push implements heap.Interface.
 func (s *schedule) Push(x any) {
-	it := x.(*item) //nolint:errcheck,forcetypeassert // nothing else is pushed
+	it := x.(*item) //nolint:forcetypeassert // nothing else is pushed
 	it.index = len(*s)
 	*s = append(*s, it)
 }
@@ -194,7 +193,7 @@ func (q *queue) take(clientID string, now time.Time, parallel int) (*item, time.
 	if wait := l.waiting[0].at.Sub(now); wait > 0 {
 		return nil, wait
 	}
-	it := heap.Pop(&l.waiting).(*item) //nolint:errcheck,forcetypeassert // nothing else is in it
+	it := heap.Pop(&l.waiting).(*item) //nolint:forcetypeassert // nothing else is in it
 	it.running = true
 	l.running++
 	return it, 0
@@ -241,7 +240,7 @@ func (q *queue) failed(l *lane, now time.Time, err *Error, busy bool, asked time
 	q.changed = true
 	// Of many that fail at once the first makes the pause.
 	if l.paused.check(now) == nil {
-		l.paused.set(now, err, asked)
+		_ = l.paused.set(now, err, asked)
 	} else if l.paused.left(now) < asked {
 		l.paused.hold(now, err, now.Add(asked))
 	}
@@ -286,17 +285,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// pause is sleep with a pace that a clock which is set anew does not upset.
-func (r *renewer) pause(ctx context.Context, until func(now time.Time) time.Duration) bool {
-	for {
-		wait := until(r.source.now())
-		if wait <= 0 {
-			return ctx.Err() == nil && !r.source.manager.ending()
-		}
-		if !r.source.manager.sleep(ctx, min(wait, tick)) {
-			return false
-		}
-	}
 }

@@ -183,7 +183,7 @@ func TestADeadPairIsAskedAboutOnce(t *testing.T) {
 		time.Sleep(160 * day)
 		i.end()
 		i = w.instance(ahead)
-		time.Sleep(300 * day)
+		time.Sleep(200 * day)
 		require.Equal(t, 1, w.provider.count())
 		require.Equal(t, ReconnectRequired, i.problem("shop-1").Status)
 	})

@@ -3,8 +3,6 @@ package tokensource
 import (
 	"context"
 	"fmt"
-	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -96,8 +94,11 @@ func (m *many) Exchange(context.Context, string, secret.Secret) (oauth.Answer, e
 func (m *many) ClientCredentials(context.Context) (oauth.Answer, error) {
 	return oauth.Answer{}, errCrashed
 }
-func (m *many) Me(context.Context, secret.Secret) (oauth.User, error) { return oauth.User{}, errCrashed }
-func (m *many) Revoke(context.Context, int64, secret.Secret) error    { return nil }
+
+func (m *many) Me(context.Context, secret.Secret) (oauth.User, error) {
+	return oauth.User{}, errCrashed
+}
+func (m *many) Revoke(context.Context, int64, secret.Secret) error { return nil }
 
 func (m *many) change(id tokenstore.AccountID, change func(*tokenstore.Account)) error {
 	m.mu.Lock()
@@ -161,31 +162,20 @@ func (m *many) Accounts(_ context.Context, after string, n int) ([]tokenstore.Ac
 
 func (m *many) CleanUp(context.Context, time.Time, string, int) (string, error) { return "", nil }
 
-// manyAccounts is 10,000 in `make soak`, and fewer where time counts.
-func manyAccounts(t *testing.T) int {
-	t.Helper()
-	if text := os.Getenv("MP_RENEWALS"); text != "" {
-		n, err := strconv.Atoi(text)
-		require.NoError(t, err)
-		return n
-	}
-	return 10_000
-}
-
 func TestTenThousandDueRenewalsTakeHardlyLongerThanTheyMust(t *testing.T) {
 	for _, instances := range []int{1, 3} {
 		t.Run(fmt.Sprint(instances), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := manyAccounts(t)
+				const n = 10_000
 				m := newMany(n, time.Now())
 				m.latency = 100 * time.Millisecond
 				keyring := newWorld(t).keyring
 				time.Sleep(160 * day)
 				began := time.Now()
-				managers := map[*Manager]bool{}
+				var managers []*Manager
 				for range instances {
 					manager := NewManager()
-					managers[manager] = true
+					managers = append(managers, manager)
 					manager.Source(Config{
 						StoreID:      "one",
 						Open:         func(context.Context) (tokenstore.Store, *secret.Keyring, error) { return m, keyring, nil },
@@ -194,10 +184,10 @@ func TestTenThousandDueRenewalsTakeHardlyLongerThanTheyMust(t *testing.T) {
 					}).Start()
 				}
 				time.Sleep(5 * time.Minute)
-				for manager := range maps.Keys(managers) {
+				for _, manager := range managers {
 					require.NoError(t, manager.Destruct())
 				}
-				ideal := time.Duration(n) * m.latency / 64
+				ideal := n * m.latency / 64
 				t.Logf("%d renewals by %d: %s, ideal %s", m.posts, instances, m.last.Sub(began), ideal)
 				require.Equal(t, n, m.posts)
 				require.Zero(t, m.reused)

@@ -15,7 +15,9 @@ import (
 const (
 	// tick bounds every wait: timers stand still while a machine sleeps, and a
 	// clock may be set.
-	tick = time.Minute
+	tick = 5 * time.Minute
+	// watchEvery is how often what goes on is judged and kept.
+	watchEvery = 10 * time.Second
 	// workWait bounds the wait for one account; its flight goes on.
 	workWait = 10 * time.Minute
 	// lagMost is how late renewals may be before the operator is told.
@@ -68,7 +70,7 @@ type renewer struct {
 	queue    *queue
 	byClient map[string]*application
 	cancel   context.CancelFunc
-	saved    time.Time
+	watched  time.Time
 	late     time.Time
 }
 
@@ -106,8 +108,7 @@ func (r *renewer) run(ctx context.Context) {
 	r.restore()
 	defer r.keep()
 	for {
-		wait := r.start()
-		r.watch()
+		wait := min(r.start(), r.watch())
 		timer := time.NewTimer(max(min(wait, tick), time.Millisecond))
 		select {
 		case <-timer.C:
@@ -153,21 +154,23 @@ func (r *renewer) start() time.Duration {
 }
 
 // watch keeps what the next process should know, and tells of renewals that are
-// late.
-func (r *renewer) watch() {
+// late. It returns how long that can wait.
+func (r *renewer) watch() time.Duration {
 	now := r.source.now()
-	if since := now.Sub(r.saved); since < 0 || since >= tick/6 {
-		r.saved = now
-		r.keep()
+	if since := now.Sub(r.watched); since >= 0 && since < watchEvery {
+		return watchEvery - since
 	}
+	r.watched = now
+	r.keep()
 	if since := now.Sub(r.late); since >= 0 && since < lagMost && !r.late.IsZero() {
-		return
+		return tick
 	}
 	if t := r.queue.tell(now); t.Lag > lagMost {
 		r.late = now
 		err := fmt.Errorf("renewals are late by %s, %d are due: is the provider answering, and is parallel high enough?", t.Lag.Round(time.Minute), t.Due)
 		r.source.observe(Event{Name: EventAlarm, Reason: ReasonLate, Err: err, Renewals: &t})
 	}
+	return tick
 }
 
 // attend looks at one account, and does what is due. It returns when to look
@@ -233,7 +236,7 @@ func (r *renewer) renew(ctx context.Context, app *application, it *item, a *acco
 		}
 		next := r.renewAt(app, a)
 		if !next.at.IsZero() && !next.at.After(now) {
-			next.at = now.Add(tick) // it was not renewed for a reason
+			next.at = now.Add(time.Minute) // it was not renewed for a reason
 		}
 		return next
 	}
@@ -284,9 +287,22 @@ func (r *renewer) renewAt(app *application, a *account) plan {
 	}
 	if wait := at.Sub(now); wait > 0 {
 		// Instances do not all look at the same moment.
-		at = at.Add(rand.N(min(wait/20, tick) + 1))
+		at = at.Add(rand.N(min(wait/20, time.Minute) + 1))
 	}
 	return plan{at: at, renews: true}
+}
+
+// pause is sleep with a pace that a clock which is set anew does not upset.
+func (r *renewer) pause(ctx context.Context, until func(now time.Time) time.Duration) bool {
+	for {
+		wait := until(r.source.now())
+		if wait <= 0 {
+			return ctx.Err() == nil && !r.source.manager.ending()
+		}
+		if !r.source.manager.sleep(ctx, min(wait, tick)) {
+			return false
+		}
+	}
 }
 
 // expect plans the next renewal of an account that has a new pair.
@@ -296,7 +312,7 @@ func (s *Source) expect(app *application, a *account, consent bool) {
 	}
 	r := &renewer{source: s, queue: s.realm.queue}
 	p, now := r.renewAt(app, a), s.now()
-	if forget := now.Add(forgetAfter + tick); consent && (p.at.IsZero() || p.at.After(forget)) {
+	if forget := now.Add(forgetAfter + time.Minute); consent && (p.at.IsZero() || p.at.After(forget)) {
 		p = plan{at: forget} // unless someone confirms it
 	}
 	s.realm.queue.put(a.id, p, now, r.horizon())
