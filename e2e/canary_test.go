@@ -119,13 +119,8 @@ func (w *witness) live() {
 func (w *witness) fail() {
 	t, v := w.t, w.visitor
 	for _, fault := range []sandbox.Fault{
-		{Kind: sandbox.InvalidClient},
-		{Kind: sandbox.InvalidGrant},
-		{Kind: sandbox.HTML},
-		{Kind: sandbox.Cut},
-		{Kind: sandbox.Truncated},
-		{Kind: sandbox.Redirected},
-		{Kind: sandbox.RateLimited},
+		{Kind: sandbox.InvalidClient}, {Kind: sandbox.InvalidGrant}, {Kind: sandbox.HTML}, {Kind: sandbox.Cut},
+		{Kind: sandbox.Truncated}, {Kind: sandbox.Redirected}, {Kind: sandbox.RateLimited},
 	} {
 		w.serveAnew()
 		fault.Grant = "authorization_code"

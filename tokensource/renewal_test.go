@@ -3,7 +3,9 @@ package tokensource
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
+	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
@@ -338,18 +341,20 @@ func TestAConnectionThatIsMadeWhileItsAccountIsForgottenStandsOrFailsWhole(t *te
 				consent, err := i.Exchange(t.Context(), "", w.provider.code(100), noVerifier)
 				require.NoError(t, err)
 				time.Sleep(23 * time.Hour)
-				var once sync.Once
-				var connected error
-				marked := false
+				connected := make(chan error, 1)
+				var marked, done atomic.Bool
 				i.store.set(func(at string, after bool) error {
-					marked = marked || at == "PutMark"
-					if at == op && !after && (marked || step == 0) {
-						once.Do(func() { _, connected = other.Connect(context.Background(), "shop-1", consent) })
+					if at == "PutMark" {
+						marked.Store(true)
+					}
+					if at == op && !after && (marked.Load() || step == 0) && done.CompareAndSwap(false, true) {
+						_, err := other.Connect(context.Background(), "shop-1", consent)
+						connected <- err
 					}
 					return nil
 				})
 				time.Sleep(2 * time.Hour)
-				if connected == nil {
+				if err := <-connected; err == nil {
 					other.lives("shop-1", 100)
 					return
 				}
@@ -429,5 +434,71 @@ func TestTheEndOfTheProcessWaitsForNoPause(t *testing.T) {
 		began := time.Now()
 		require.NoError(t, i.manager.Destruct())
 		require.Less(t, time.Since(began), time.Second)
+	})
+}
+
+func TestWhatCrashesLeftIsTidiedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance(ahead)
+		c := i.seller("shop-1", 100)
+		i.seller("shop-2", 100) // the second authorization
+		old := time.Now()
+		require.NoError(t, i.store.PutTombstone(t.Context(), accountID(100), 1))
+		require.NoError(t, i.store.PutMark(t.Context(), accountID(100), tokenstore.Mark{Connection: "gone", Authorization: 1, At: old}))
+		gone, posted := i.account(100).Pairs[0], i.newest(100)
+		gone.Hash = strings.Repeat("ab", 16)
+		require.NoError(t, i.store.PutIntent(t.Context(), accountID(100), tokenstore.Intent{Pair: gone.Hash, Nonce: "1", At: old}))
+		require.NoError(t, i.store.PutIntent(t.Context(), accountID(100), tokenstore.Intent{Pair: posted.Hash, Nonce: "2", At: old}))
+		time.Sleep(20 * time.Hour)
+		require.Len(t, i.account(100).Pairs, 2, "a disconnect may be at it")
+		time.Sleep(20 * time.Hour)
+		state := i.account(100)
+		require.Len(t, state.Pairs, 1)
+		require.Equal(t, posted.PairID, state.Pairs[0].PairID)
+		require.Empty(t, state.Marks)
+		require.Len(t, state.Intents, 1, "one of a pair that is there goes on protecting it")
+		i.lives("shop-1", 100)
+		require.NotEmpty(t, c.ID)
+	})
+}
+
+func TestAStoreThatFailsForADayStopsNoRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance(ahead)
+		i.seller("shop-1", 100)
+		time.Sleep(140 * day)
+		i.store.set(func(string, bool) error { return errCrashed })
+		time.Sleep(12 * day)
+		require.Zero(t, w.provider.count(), "what cannot be saved is not asked for")
+		i.store.set(nil)
+		time.Sleep(day)
+		require.Equal(t, 1, w.provider.count())
+		i.lives("shop-1", 100)
+	})
+}
+
+func TestAWalkGoesOnWhereTheLastProcessWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMany(3*page, time.Now())
+		keyring, dir := newWorld(t).keyring, t.TempDir()
+		start := func() *Manager {
+			manager := NewManager()
+			manager.Source(Config{
+				StoreID: "one", SpillDir: dir,
+				Open:         func(context.Context) (tokenstore.Store, *secret.Keyring, error) { return m, keyring, nil },
+				Applications: []Application{{Client: m}},
+				Renewal:      Renewal{Parallel: 64, WalkRate: 60},
+			}).Start()
+			return manager
+		}
+		time.Sleep(160 * day)
+		for m.posts < 3*page { // each process lives just longer than a page takes
+			manager := start()
+			time.Sleep((page + 60) * time.Second)
+			require.NoError(t, manager.Destruct())
+			require.Less(t, time.Since(m.last), time.Hour, "no account is out of reach")
+		}
 	})
 }

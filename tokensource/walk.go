@@ -31,6 +31,9 @@ type walkState struct {
 	next, begun, ended time.Time
 	took               time.Duration
 	seen, last         int
+	// partial is set while the walk goes on with one of the last process: what
+	// that one had met, this one does not know.
+	partial bool
 }
 
 // walk goes through all accounts of the store, again and again, at a pace that
@@ -59,12 +62,17 @@ func (r *renewer) walk(ctx context.Context) {
 		}
 		now := s.now()
 		q.mu.Lock()
-		w := &q.walk
-		w.next = w.begun.Add(s.config.Renewal.every())
-		w.took, w.last, w.ended = max(0, now.Sub(w.begun)), w.seen, now
-		w.begun = time.Time{}
+		w, partial := &q.walk, q.walk.partial
+		if !partial {
+			w.next = w.begun.Add(s.config.Renewal.every())
+			w.took, w.last, w.ended = max(0, now.Sub(w.begun)), w.seen, now
+		}
+		w.begun, w.partial = time.Time{}, false
 		q.changed = true
 		q.mu.Unlock()
+		if partial {
+			continue
+		}
 		told := q.tell(now)
 		s.observe(Event{Name: EventRenewals, Renewals: &told})
 	}
@@ -292,8 +300,18 @@ func (r *renewer) keep() {
 	if !changed || dir == "" {
 		return
 	}
-	if text, err := json.Marshal(k); err == nil {
-		_ = writeFile(filepath.Join(dir, keptName), text) // without it the next process asks once more
+	text, err := json.Marshal(k)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	// Whole or not at all, but not waiting for the disk: without it the next
+	// process asks once more.
+	path := filepath.Join(dir, keptName)
+	if err == nil {
+		err = os.WriteFile(path+r.source.manager.instance, text, 0o600)
+	}
+	if err == nil {
+		_ = os.Rename(path+r.source.manager.instance, path)
 	}
 }
 
@@ -315,7 +333,7 @@ func (r *renewer) restore() {
 	if err != nil || json.Unmarshal(text, &k) != nil {
 		return
 	}
-	q.walk.after = k.After
+	q.walk.after, q.walk.partial = k.After, k.After != ""
 	for clientID, until := range k.Paused {
 		if wait := until.Sub(now); wait > 0 && wait <= mostRetryAfter {
 			failure := &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: wait, Err: errPaused}

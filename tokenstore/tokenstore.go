@@ -228,7 +228,8 @@ type Store interface {
 
 	// PutConnection makes c the seller's connection, in place of any earlier
 	// one. To make the same connection again is no error. One that was ended is
-	// not made again: that is ErrNotFound, and what the seller has stays.
+	// not made again: that is ErrNotFound, and what the seller has stays. It may
+	// be, a day later, once CleanUp was there and the seller has another.
 	PutConnection(ctx context.Context, c Connection) error
 
 	// DeleteConnection ends the connection c for good: its tombstone, by c.ID, is
