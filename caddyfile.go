@@ -2,6 +2,7 @@ package mercadopago
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -38,8 +39,13 @@ func init() {
 //			api       <url>
 //			issuer    <url>
 //		}
+//		renewal {
+//			parallel   <number>
+//			walk_every <duration>
+//			walk_rate  <accounts a minute>
+//		}
 //		application <name> {
-//			# all of the above, but encryption_key
+//			# all of the above, but encryption_key and renewal
 //		}
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
@@ -73,6 +79,14 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			a.EncryptionKeys = d.RemainingArgs()
 			if len(a.EncryptionKeys) == 0 {
 				return d.ArgErr()
+			}
+		case "renewal":
+			if err := seen.note(d); err != nil {
+				return err
+			}
+			a.Renewal = new(Renewal)
+			if err := a.Renewal.unmarshal(d); err != nil {
+				return err
 			}
 		case "application":
 			if err := a.unmarshalApplication(d); err != nil {
@@ -175,6 +189,33 @@ func (p *Application) unmarshalEndpoints(d *caddyfile.Dispenser) error {
 			err = oneArg(d, &p.Endpoints.Issuer)
 		default:
 			err = d.Errf("unrecognized endpoint '%s': write authorize, api or issuer", option)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Renewal) unmarshal(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	seen := make(once)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := seen.note(d); err != nil {
+			return err
+		}
+		var err error
+		switch option := d.Val(); option {
+		case "parallel":
+			err = number(d, mostRenewalParallel, &r.Parallel)
+		case "walk_every":
+			err = duration(d, &r.WalkEvery)
+		case "walk_rate":
+			err = number(d, mostRenewalWalkRate, &r.WalkRate)
+		default:
+			err = d.Errf("unrecognized option '%s' of renewal: write parallel, walk_every or walk_rate", option)
 		}
 		if err != nil {
 			return err
@@ -395,6 +436,20 @@ func duration(d *caddyfile.Dispenser, into *caddy.Duration) error {
 		return d.Errf("%s %s: write a duration such as 5m or 30d", option, text)
 	}
 	*into = caddy.Duration(parsed)
+	return nil
+}
+
+func number(d *caddyfile.Dispenser, most int, into *int) error {
+	option := d.Val()
+	var text string
+	if !d.AllArgs(&text) {
+		return d.ArgErr()
+	}
+	parsed, err := strconv.Atoi(text)
+	if err != nil || parsed < 1 || parsed > most {
+		return d.Errf("%s %s: write a number from 1 to %d", option, text, most)
+	}
+	*into = parsed
 	return nil
 }
 

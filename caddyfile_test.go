@@ -99,6 +99,7 @@ func adapt(t *testing.T, input string) (string, error) {
 
 func FuzzGlobalBlock(f *testing.F) {
 	f.Add("mercadopago {\n\tclient_id 1\n\tapplication a {\n\t\tendpoints {\n\t\t\tapi x\n\t\t}\n\t}\n}")
+	f.Add("mercadopago {\n\trenewal {\n\t\tparallel 3\n\t\twalk_every 1h\n\t\twalk_rate 9\n\t}\n}")
 	f.Add("mercadopago {\n\tclient_secret a b c\n\trenew_before 3d\n\tpkce on\n}")
 	f.Fuzz(func(t *testing.T, input string) {
 		app := new(App)

@@ -62,6 +62,9 @@ type App struct {
 	// any other storage a key is required.
 	EncryptionKeys []string `json:"encryption_keys,omitempty"`
 
+	// How tokens are renewed ahead of time, whether or not anyone uses them.
+	Renewal *Renewal `json:"renewal,omitempty"`
+
 	logger  *zap.Logger
 	storage certmagic.Storage
 	keys    []secret.Secret
@@ -104,6 +107,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	renewal, err := a.Renewal.settings()
+	if err != nil {
+		return err
+	}
 	pooled, _, err := managers.LoadOrNew(managerKey, func() (caddy.Destructor, error) {
 		return tokensource.NewManager(), nil
 	})
@@ -116,6 +123,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		StoreID:      storeID,
 		Open:         a.open,
 		Applications: applications,
+		Renewal:      renewal,
 		SpillDir:     filepath.Join(caddy.AppDataDir(), appName, "spill", storeID),
 		Observer:     observer{a.logger},
 	})

@@ -38,6 +38,13 @@ func (o observer) Observe(event tokensource.Event) {
 	if event.Reason == tokensource.ReasonStore {
 		fields = append(fields, zap.String("cure", "Caddy's storage cannot be read or written, or its encryption key is missing: see to its path, permissions, free space and encryption_key; valid tokens serve on meanwhile, and nothing is lost"))
 	}
+	if r := event.Renewals; r != nil {
+		fields = append(fields, zap.Int("due", r.Due), zap.Int("running", r.Running), zap.Int("failing", r.Failing),
+			zap.Int("scheduled", r.Scheduled), zap.Duration("lag", r.Lag), zap.Int("accounts", r.Accounts), zap.Duration("walk", r.Walk))
+		if !r.Next.IsZero() {
+			fields = append(fields, zap.Time("next", r.Next))
+		}
+	}
 	if event.Err != nil {
 		fields = append(fields, zap.Error(event.Err))
 	}

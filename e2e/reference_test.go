@@ -132,6 +132,7 @@ func TestTheREADMEHasEveryOptionOfTheCaddyfileAndNoOther(t *testing.T) {
 	for heading, methods := range map[string][]string{
 		"Global options":  {"App.UnmarshalCaddyfile", "Application.unmarshalOption"},
 		"Endpoints":       {"Application.unmarshalEndpoints"},
+		"Renewal":         {"Renewal.unmarshal"},
 		"Handler options": {"Handler.UnmarshalCaddyfile", "Handler.unmarshalOption"},
 	} {
 		require.ElementsMatch(t, options(t, methods...), r.firsts(t, heading), heading)

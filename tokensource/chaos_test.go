@@ -142,7 +142,11 @@ func (c chaos) process(w *world, d *dice, end time.Time) {
 
 // broken is an instance whose store is slow or fails.
 func (c chaos) broken(w *world, d *dice) *instance {
-	i := w.instance()
+	i := w.instance(func(config *Config) {
+		if d.n(2) == 0 { // others renew for requests only
+			config.Renewal = Renewal{Parallel: 2, WalkEvery: 10 * time.Minute}
+		}
+	})
 	i.store.set(func(string, bool) error {
 		if c.slow {
 			time.Sleep(time.Duration(d.n(700)) * time.Millisecond)

@@ -229,6 +229,7 @@ func (s *Source) saveConsent(ctx context.Context, o *opened, app *application, i
 	// Sellers that point to this account already act with the newest pair.
 	a.publish(&state)
 	a.setback.clear()
+	s.expect(app, a, true)
 	return l.pair, nil
 }
 

@@ -56,7 +56,7 @@ func (s *Source) disconnect(ctx context.Context, app *application, seller, conne
 		return fmt.Errorf("deleting the connection: %w", err)
 	}
 	s.observe(Event{Name: EventDisconnected, Application: app.Name, Seller: seller, Account: a.id})
-	if err := s.release(ctx, o, app, a, mark); err != nil {
+	if _, err := s.release(ctx, o, app, a, mark); err != nil {
 		// The seller is disconnected. What is left are tokens that nobody points
 		// to, and the operator ought to know why.
 		s.observe(Event{Name: EventAlarm, Application: app.Name, Account: a.id, Reason: ReasonStore, Err: err})
@@ -90,8 +90,8 @@ func highest(state *tokenstore.Account, c *tokenstore.Connection) uint64 {
 
 // release deletes the account's pairs unless another connection points to it.
 // The mark tells one who is just making a connection; the list tells us of one
-// that was made before.
-func (s *Source) release(ctx context.Context, o *opened, app *application, a *account, mark tokenstore.Mark) error {
+// that was made before. It reports whether the account is kept.
+func (s *Source) release(ctx context.Context, o *opened, app *application, a *account, mark tokenstore.Mark) (kept bool, err error) {
 	write := func(what string, w func(context.Context) error) error {
 		if err := persist(ctx, s.manager, w); err != nil {
 			return fmt.Errorf("disconnecting account %s: %s: %w", a.id, what, err)
@@ -99,21 +99,21 @@ func (s *Source) release(ctx context.Context, o *opened, app *application, a *ac
 		return nil
 	}
 	if err := write("marking it", func(ctx context.Context) error { return o.store.PutMark(ctx, a.id, mark) }); err != nil {
-		return err
+		return true, err
 	}
 	var left []tokenstore.Connection
-	err := write("listing its connections", func(ctx context.Context) (err error) {
+	err = write("listing its connections", func(ctx context.Context) (err error) {
 		left, err = o.store.Connections(ctx, a.id)
 		return err
 	})
 	if err != nil {
 		// The mark stays: nobody can tell whether the account is in use, and the
 		// next consent is numbered above it.
-		return err
+		return true, err
 	}
 	if len(left) == 0 {
 		if err := write("writing its tombstone", func(ctx context.Context) error { return o.store.PutTombstone(ctx, a.id, mark.Authorization) }); err != nil {
-			return err
+			return true, err
 		}
 		var state tokenstore.Account
 		err := write("deleting its pairs", func(ctx context.Context) (err error) {
@@ -122,11 +122,11 @@ func (s *Source) release(ctx context.Context, o *opened, app *application, a *ac
 		})
 		a.void(mark.Authorization)
 		if err != nil {
-			return err
+			return false, err
 		}
 		s.revoke(ctx, app, &state, mark.Authorization)
 	}
-	return write("removing the mark", func(ctx context.Context) error { return o.store.DeleteMark(ctx, a.id, mark) })
+	return len(left) > 0, write("removing the mark", func(ctx context.Context) error { return o.store.DeleteMark(ctx, a.id, mark) })
 }
 
 // deleteVoid deletes what the tombstone voids, with the intents that name it. It

@@ -40,6 +40,9 @@ type Manager struct {
 	closing chan struct{}
 	working sync.WaitGroup
 
+	renewerMu sync.Mutex
+	renewer   *renewer
+
 	mu           sync.Mutex
 	closed       bool
 	attached     []*Source
@@ -147,6 +150,7 @@ type realm struct {
 	loads    group[key, *snapshot]
 	// notices are the provider's, about accounts, that are being followed.
 	notices group[tokenstore.AccountID, struct{}]
+	queue   *queue
 
 	mu sync.Mutex
 	// accounts are kept as long as an entry or a flight holds them.
@@ -171,6 +175,7 @@ func newRealm(m *Manager) *realm {
 			Executor:    func(fn func()) { fn() },
 		}),
 		accounts: make(accounts),
+		queue:    newQueue(),
 	}
 }
 
@@ -219,6 +224,7 @@ func (m *Manager) drain(ctx context.Context, except *realm) {
 
 // attach makes s the configuration that serves.
 func (m *Manager) attach(s *Source) {
+	defer m.renewing()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if slices.Contains(m.attached, s) {
@@ -232,6 +238,7 @@ func (m *Manager) attach(s *Source) {
 }
 
 func (m *Manager) detach(s *Source) {
+	defer m.renewing()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.attached = slices.DeleteFunc(m.attached, func(a *Source) bool { return a == s })

@@ -40,6 +40,8 @@ type renewal struct {
 	// force is a pair that is refreshed though it is not due: its access token
 	// got a 401.
 	force tokenstore.PairID
+	// ahead is set by the queue, which renews a little before requests would.
+	ahead bool
 }
 
 // flight is one refresh of one account. All who need it wait for it; it is on
@@ -208,6 +210,9 @@ func (f *flight) next() *tokenstore.Pair {
 	if r != nil && !k.unsaved && serving != nil && serving.PairID == f.force {
 		return r
 	}
+	if at, ok := a.renewAt(now, f.app.RenewBefore); f.ahead && ok && !now.Before(at) {
+		return r
+	}
 	if !k.needed(now, f.app.RenewBefore, f.minValidity, serving) {
 		return nil
 	}
@@ -292,6 +297,7 @@ func (f *flight) land(ctx context.Context, before *tokenstore.Account, pair *tok
 	f.observe(EventRenewed, "", next.PairID, nil)
 	f.account.setback.clear()
 	f.answer(nil)
+	f.source.expect(f.app, f.account, false)
 	f.cleanUp(ctx, before, &after, pair, next.PairID, intent)
 	return nil
 }

@@ -57,6 +57,9 @@ const (
 	ReasonUnknownApplication = "unknown_application"
 	ReasonDeauthorized       = "deauthorized" // the seller ended it at the provider, which says so of the access token
 
+	// ReasonLate is of an alarm only: renewals wait for longer than they should.
+	ReasonLate = "late"
+
 	// ReasonRetried is of an event only: a pair whose last request had an unknown
 	// outcome is tried again.
 	ReasonRetried = "retried_unknown"
@@ -136,7 +139,10 @@ type Config struct {
 	// needed, until it succeeds once.
 	Open         func(ctx context.Context) (tokenstore.Store, *secret.Keyring, error)
 	Applications []Application
-	// SpillDir is the folder for pairs that the store did not take.
+	// Renewal says how tokens are renewed ahead of time; zero does not.
+	Renewal Renewal
+	// SpillDir is the folder for pairs that the store did not take, and for what
+	// the next process should know of renewals that fail.
 	SpillDir string
 	// Observer is told what happens; nil tells nobody.
 	Observer Observer
@@ -162,6 +168,8 @@ type Event struct {
 	Reason     string
 	RetryAfter time.Duration
 	Err        error
+	// Renewals is told with EventRenewals, and where renewals are late.
+	Renewals *Renewals
 }
 
 // The events.
@@ -176,5 +184,7 @@ const (
 	// about; Err says that the provider takes the token all the same.
 	EventAuthorized   = "authorized"
 	EventDeauthorized = "deauthorized"
+	EventForgotten    = "forgotten" // an account that no connection pointed to for a day
+	EventRenewals     = "renewals"  // after each walk through the store
 	EventAlarm        = "alarm"
 )

@@ -453,3 +453,13 @@ func (h *hooked) Lock(ctx context.Context, id tokenstore.AccountID) (l tokenstor
 	err = h.do("Lock", func() (err error) { l, err = h.Store.Lock(ctx, id); return err })
 	return l, err
 }
+
+func (h *hooked) Accounts(ctx context.Context, after string, n int) (ids []tokenstore.AccountID, next string, err error) {
+	err = h.do("Accounts", func() (err error) { ids, next, err = h.Store.Accounts(ctx, after, n); return err })
+	return ids, next, err
+}
+
+func (h *hooked) CleanUp(ctx context.Context, now time.Time, after string, n int) (next string, err error) {
+	err = h.do("CleanUp", func() (err error) { next, err = h.Store.CleanUp(ctx, now, after, n); return err })
+	return next, err
+}

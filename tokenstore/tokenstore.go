@@ -228,7 +228,8 @@ type Store interface {
 
 	// PutConnection makes c the seller's connection, in place of any earlier
 	// one. To make the same connection again is no error. One that was ended is
-	// not made again: that is ErrNotFound, and what the seller has stays.
+	// not made again: that is ErrNotFound, and what the seller has stays. It may
+	// be, a day later, once CleanUp was there and the seller has another.
 	PutConnection(ctx context.Context, c Connection) error
 
 	// DeleteConnection ends the connection c for good: its tombstone, by c.ID, is
@@ -279,4 +280,15 @@ type Store interface {
 	// note until the given time at least. It returns nil once for the whole
 	// fleet, and ErrConsumed after that.
 	Consume(ctx context.Context, state string, until time.Time) error
+
+	// Accounts returns the ids of at most n accounts, in an order of the store's,
+	// and where to go on: "" begins, and is returned at the end. Every account
+	// that has a pair all the while is met on the way; one that has none may be
+	// too. It reads no account.
+	Accounts(ctx context.Context, after string, n int) (ids []AccountID, next string, err error)
+
+	// CleanUp deletes what has been of no use for a day: the notes of states
+	// whose time is over, and tombstones of connections that nothing could bring
+	// back without them. It looks at about n of them, and goes on as Accounts does.
+	CleanUp(ctx context.Context, now time.Time, after string, n int) (next string, err error)
 }

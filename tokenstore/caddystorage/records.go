@@ -134,8 +134,23 @@ func parse(raw []byte, key string, value any) error {
 // list returns the names in a folder that have the shape of records; none where
 // there is no such folder.
 func (r *records) list(ctx context.Context, folder string) ([]string, error) {
-	prefix := strings.TrimSuffix(folder, "/")
-	keys, err := backoff.Retry(ctx, func() ([]string, error) {
+	keys, err := r.keys(ctx, strings.TrimSuffix(folder, "/"))
+	if err != nil {
+		return nil, fmt.Errorf("listing %s: %w", strings.TrimSuffix(folder, "/"), err)
+	}
+	var names []string
+	for _, key := range keys {
+		if _, name, ok := strings.Cut(key, folder); ok && recordName.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// keys returns the keys and folders beneath a prefix; none where there is no such
+// folder.
+func (r *records) keys(ctx context.Context, prefix string) ([]string, error) {
+	return backoff.Retry(ctx, func() ([]string, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, backoff.Permanent(err)
 		}
@@ -151,16 +166,6 @@ func (r *records) list(ctx context.Context, folder string) ([]string, error) {
 		}
 		return nil, err
 	}, backoff.WithBackOff(quick()), backoff.WithMaxElapsedTime(listPatience))
-	if err != nil {
-		return nil, fmt.Errorf("listing %s: %w", prefix, err)
-	}
-	var names []string
-	for _, key := range keys {
-		if _, name, ok := strings.Cut(key, folder); ok && recordName.MatchString(name) {
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }
 
 func permanent(err error) error {

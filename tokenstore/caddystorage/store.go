@@ -28,10 +28,11 @@ func New(storage certmagic.Storage, keyring *secret.Keyring) *Store {
 }
 
 // ended is the tombstone of a connection: a note that it was disconnected. The
-// time lets a later clean-up tell an old one.
+// rest lets a later clean-up tell whether it is still of use.
 type ended struct {
-	Connection string    `json:"connection"`
-	At         time.Time `json:"at"`
+	Connection string                `json:"connection"`
+	At         time.Time             `json:"at"`
+	Of         tokenstore.Connection `json:"of"`
 }
 
 // pointing is what an account knows of a connection that was made to point to
@@ -111,7 +112,7 @@ func (s *Store) DeleteConnection(ctx context.Context, c tokenstore.Connection) e
 	if err != nil {
 		return fmt.Errorf("ending a connection: %w", err)
 	}
-	if err := s.put(ctx, endedKey(c.ID), ended{Connection: c.ID, At: time.Now().UTC()}); err != nil {
+	if err := s.put(ctx, endedKey(c.ID), ended{Connection: c.ID, At: time.Now().UTC(), Of: c}); err != nil {
 		return err
 	}
 	return s.drop(ctx, folder, name)
