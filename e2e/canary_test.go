@@ -3,6 +3,7 @@ package e2e
 import (
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -119,8 +120,13 @@ func (w *witness) live() {
 func (w *witness) fail() {
 	t, v := w.t, w.visitor
 	for _, fault := range []sandbox.Fault{
-		{Kind: sandbox.InvalidClient}, {Kind: sandbox.InvalidGrant}, {Kind: sandbox.HTML}, {Kind: sandbox.Cut},
-		{Kind: sandbox.Truncated}, {Kind: sandbox.Redirected}, {Kind: sandbox.RateLimited},
+		{Kind: sandbox.InvalidClient},
+		{Kind: sandbox.InvalidGrant},
+		{Kind: sandbox.HTML},
+		{Kind: sandbox.Cut},
+		{Kind: sandbox.Truncated},
+		{Kind: sandbox.Redirected},
+		{Kind: sandbox.RateLimited},
 	} {
 		w.serveAnew()
 		fault.Grant = "authorization_code"
@@ -170,9 +176,7 @@ func TestNoSecretIsEverWritten(t *testing.T) {
 		"a handle_errors upstream": w.errors.heard(), "a page": w.pages.String(),
 	}
 	for _, folder := range []string{w.caddy.home, w.url("STORAGE")} {
-		for name, text := range files(t, folder) {
-			outputs[name] = text
-		}
+		maps.Copy(outputs, files(t, folder))
 	}
 	require.Contains(t, outputs["log"], "handled request", "the access log is on")
 	require.Contains(t, outputs["log"], "upstream roundtrip", "the debug log is on")
@@ -181,8 +185,8 @@ func TestNoSecretIsEverWritten(t *testing.T) {
 	require.Greater(t, len(secrets), 20)
 	for where, text := range outputs {
 		for _, secret := range secrets {
-			if at := strings.Index(text, secret); at >= 0 {
-				line := text[strings.LastIndexByte(text[:at], '\n')+1:]
+			if before, _, ok := strings.Cut(text, secret); ok {
+				line := text[strings.LastIndexByte(before, '\n')+1:]
 				line, _, _ = strings.Cut(line, "\n")
 				t.Errorf("%q is in %s:\n%s", secret, where, line)
 				break

@@ -67,8 +67,12 @@ func TestEgressIsRefusedToAnotherAddressOfThisMachine(t *testing.T) {
 	require.Equal(t, http.StatusOK, callFrom(t, net.IPv4(127, 0, 0, 1), address, id(aurora)))
 	p.app.received()
 	for _, header := range [][]string{
-		nil, {"X-Forwarded-For", "127.0.0.1"}, {"X-Real-Ip", "127.0.0.1"}, {"Forwarded", "for=127.0.0.1"},
-		{"X-Forwarded-For", "127.0.0.1, 127.0.0.1"}, {"True-Client-Ip", "127.0.0.1"},
+		nil,
+		{"X-Forwarded-For", "127.0.0.1"},
+		{"X-Real-Ip", "127.0.0.1"},
+		{"Forwarded", "for=127.0.0.1"},
+		{"X-Forwarded-For", "127.0.0.1, 127.0.0.1"},
+		{"True-Client-Ip", "127.0.0.1"},
 	} {
 		require.Equal(t, http.StatusForbidden, callFrom(t, net.IPv4(127, 0, 0, 2), address, id(aurora), header...))
 	}

@@ -34,11 +34,9 @@ func callAtOnce(t *testing.T, n int, callers ...*caller) []answer {
 	answers := make([]answer, n)
 	var done sync.WaitGroup
 	for i := range n {
-		done.Add(1)
-		go func() {
-			defer done.Done()
+		done.Go(func() {
 			answers[i] = callers[i%len(callers)].me(id(aurora))
-		}()
+		})
 	}
 	done.Wait()
 	return answers

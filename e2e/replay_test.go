@@ -2,11 +2,8 @@ package e2e
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -14,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/net/http2"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
@@ -179,12 +175,8 @@ func (r *replays) deadToken() sandbox.Account {
 func clients(t *testing.T) map[string]*http.Client {
 	t.Helper()
 	one := &http.Transport{ExpectContinueTimeout: patience}
-	two := &http2.Transport{
-		AllowHTTP: true,
-		DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, address)
-		},
-	}
+	two := &http.Transport{ExpectContinueTimeout: patience, Protocols: new(http.Protocols)}
+	two.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(func() {
 		one.CloseIdleConnections()
 		two.CloseIdleConnections()

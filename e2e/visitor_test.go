@@ -3,6 +3,7 @@ package e2e
 import (
 	"html"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -49,9 +50,7 @@ func (a answer) location() string { return a.header.Get("Location") }
 
 func (v *visitor) send(r *http.Request) answer {
 	v.t.Helper()
-	for name, values := range v.header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, v.header)
 	response, err := v.client.Do(r)
 	require.NoError(v.t, err)
 	defer response.Body.Close()
@@ -194,6 +193,3 @@ func (c *caller) me(seller string) answer {
 	c.t.Helper()
 	return c.send(c.request(http.MethodGet, "/users/me", seller, ""))
 }
-
-const somePayment = `{"transaction_amount":150,"description":"mate","payment_method_id":"visa","installments":1,` +
-	`"token":"a-card-token","payer":{"email":"buyer@example.com"}}`
