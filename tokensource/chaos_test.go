@@ -143,7 +143,9 @@ func (c chaos) process(w *world, d *dice, end time.Time) {
 // broken is an instance whose store is slow or fails.
 func (c chaos) broken(w *world, d *dice) *instance {
 	i := w.instance(func(config *Config) {
-		if d.n(2) == 0 { // others renew for requests only
+		// Others renew for requests only. So do those that crash: they would be at a
+		// renewal more often, whose answer is then lost.
+		if !c.crashing && d.n(2) == 0 {
 			config.Renewal = Renewal{Parallel: 2, WalkEvery: 10 * time.Minute}
 		}
 	})
