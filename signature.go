@@ -62,7 +62,7 @@ func parseSigned(query string, header http.Header) (signed, error) {
 	if s.dataID, ok = only(parameters["data.id"]); !ok {
 		return s, errSignedOdd
 	}
-	if s.requestID, ok = only(header.Values("X-Request-Id")); !ok {
+	if s.requestID, ok = only(header.Values("X-Request-ID")); !ok {
 		return s, errSignedOdd
 	}
 	return s, nil

@@ -515,7 +515,7 @@ func FuzzNotification(f *testing.F) {
 		if failed == nil {
 			require.Positive(t, n.userID)
 			require.NotEmpty(t, n.action)
-			require.Equal(t, "", strings.Trim(n.application, "0123456789"))
+			require.Empty(t, strings.Trim(n.application, "0123456789"))
 		}
 	})
 }

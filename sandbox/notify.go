@@ -142,7 +142,7 @@ func (n *notification) send(ctx context.Context, now time.Time) (status int, err
 	mac.Write([]byte("id:" + dataID + ";request-id:" + requestID + ";ts:" + ts + ";"))
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("User-Agent", "restclient-node/4.15.3")
-	request.Header.Set("X-Request-Id", requestID)
+	request.Header.Set("X-Request-ID", requestID)
 	request.Header.Set("X-Signature", "ts="+ts+",v1="+hex.EncodeToString(mac.Sum(nil)))
 	client := http.Client{
 		Transport:     notifyTransport,
