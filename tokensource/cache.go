@@ -296,8 +296,8 @@ func (a *account) drop(id tokenstore.PairID) {
 	a.known.Store(&next)
 }
 
-// missing reports whether k has a living pair above all that state has, though
-// nothing in state ended it.
+// missing reports whether k has a living pair above all living ones that state
+// has, though nothing in state ended it or came of it.
 func missing(k *known, state *tokenstore.Account, tombstone uint64) bool {
 	if len(k.living) == 0 {
 		return false
@@ -306,7 +306,9 @@ func missing(k *known, state *tokenstore.Account, tombstone uint64) bool {
 	if top.Authorization <= max(tombstone, state.Tombstone) || state.Verdict(top.Hash) != nil {
 		return false
 	}
-	return !slices.ContainsFunc(state.Pairs, func(p tokenstore.Pair) bool { return !p.Less(top) })
+	return !covers(state, top) && !slices.ContainsFunc(state.Pairs, func(p tokenstore.Pair) bool {
+		return top.Less(p.PairID) && state.Verdict(p.Hash) == nil
+	})
 }
 
 // read loads an account and makes it what memory knows. Where memory knew,
