@@ -190,9 +190,11 @@ type account struct {
 	tombstone uint64
 	failed    tokenstore.PairID
 	// rejected is the pair whose access token got a 401 last, forced and
-	// forcedAt the last pair refreshed because of one.
+	// forcedAt the last pair refreshed because of one, and forcing how many
+	// requests are about to have it refreshed, or wait for that.
 	rejected, forced tokenstore.PairID
 	forcedAt         time.Time
+	forcing          int
 	sightings        map[string]sighting
 	// unsent are the nonces of intents that were not followed by a POST and
 	// could not be withdrawn.
