@@ -17,7 +17,7 @@ SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test build lint fmt fuzz bench clean
+.PHONY: help demo test soak build lint fmt fuzz bench clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: e2e/node_modules/.installed ## Run all tests with the race detector, in a 
 	@rm -rf '$(SCRATCH)'
 	$(TESTENV) go test -race -timeout 20m ./...
 	cd e2e && $(TESTENV) go test -race -timeout 20m -count=1 ./...
+
+soak: ## Play SOAK (1000000) random interleavings of the refresh protocol
+	MODEL_CHECKS=$$(( $(or $(SOAK),1000000) / 5 )) go test -timeout 0 -count 1 -v -run '^TestNoInterleavingLosesASeller$$' ./tokensource/
 
 build: caddy ## Build ./caddy: Caddy with this plugin
 

@@ -194,9 +194,11 @@ type account struct {
 	tombstone uint64
 	failed    tokenstore.PairID
 	// rejected is the pair whose access token got a 401 last, forced and
-	// forcedAt the last pair refreshed because of one.
+	// forcedAt the last pair refreshed because of one, and forcing how many
+	// requests are about to have it refreshed, or wait for that.
 	rejected, forced tokenstore.PairID
 	forcedAt         time.Time
+	forcing          int
 	sightings        map[string]sighting
 	// unsent are the nonces of intents that were not followed by a POST and
 	// could not be withdrawn.
@@ -300,8 +302,8 @@ func (a *account) drop(id tokenstore.PairID) {
 	a.known.Store(&next)
 }
 
-// missing reports whether k has a living pair above all that state has, though
-// nothing in state ended it.
+// missing reports whether k has a living pair above all living ones that state
+// has, though nothing in state ended it or came of it.
 func missing(k *known, state *tokenstore.Account, tombstone uint64) bool {
 	if len(k.living) == 0 {
 		return false
@@ -310,7 +312,9 @@ func missing(k *known, state *tokenstore.Account, tombstone uint64) bool {
 	if top.Authorization <= max(tombstone, state.Tombstone) || state.Verdict(top.Hash) != nil {
 		return false
 	}
-	return !slices.ContainsFunc(state.Pairs, func(p tokenstore.Pair) bool { return !p.Less(top) })
+	return !covers(state, top) && !slices.ContainsFunc(state.Pairs, func(p tokenstore.Pair) bool {
+		return top.Less(p.PairID) && state.Verdict(p.Hash) == nil
+	})
 }
 
 // read loads an account and makes it what memory knows. Where memory knew,

@@ -240,6 +240,10 @@ func (s *Source) disown(ctx context.Context, o *opened, app *application, id tok
 	s.observe(Event{Name: EventAlarm, Application: app.Name, Account: id, Pair: pair.PairID, Reason: ReasonProvider, Err: errOtherAccount})
 	a.drop(pair.PairID)
 	err := persist(ctx, s.manager, func(ctx context.Context) error { return o.store.DeletePairs(ctx, id, pair.PairID) })
+	// Another instance may have read the pair: without a verdict it would take it
+	// for one that the store lost, and add it again.
+	verdict := tokenstore.Verdict{Pair: pair.Hash, Reason: ReasonProvider, At: wall(s.now())}
+	err = errors.Join(err, persist(ctx, s.manager, func(ctx context.Context) error { return o.store.PutVerdict(ctx, id, verdict) }))
 	return &Error{Status: Connected, Reason: ReasonProvider, Err: errors.Join(errOtherAccount, err)}
 }
 
@@ -351,12 +355,15 @@ func (s *Source) standing(ctx context.Context, o *opened, app *application, a *a
 	return nil
 }
 
-// undo puts back what the seller had before.
+// undo puts back what the seller had before. What has ended meanwhile cannot be
+// put back, and leaves the seller without a connection.
 func (s *Source) undo(ctx context.Context, o *opened, next, old tokenstore.Connection) {
 	_ = persist(ctx, s.manager, func(ctx context.Context) error {
-		if old.ID == "" {
-			return o.store.DeleteConnection(ctx, next)
+		if old.ID != "" {
+			if err := o.store.PutConnection(ctx, old); !errors.Is(err, tokenstore.ErrNotFound) {
+				return err
+			}
 		}
-		return o.store.PutConnection(ctx, old)
+		return o.store.DeleteConnection(ctx, next)
 	})
 }

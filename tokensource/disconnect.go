@@ -32,8 +32,10 @@ func (s *Source) disconnect(ctx context.Context, app *application, seller, conne
 		return err
 	}
 	// Read twice: once to know which account's lock to take, and under it.
+	k := key{application: app.Name, seller: seller}
 	connection, err := s.connectionByID(ctx, o, app, seller, connectionID)
 	if err != nil || connection == nil {
+		s.realm.forget(k) // it may have ended at another instance just now
 		return err
 	}
 	a := s.realm.account(connection.Account)
@@ -41,6 +43,7 @@ func (s *Source) disconnect(ctx context.Context, app *application, seller, conne
 	defer unlock()
 	connection, err = s.connectionByID(ctx, o, app, seller, connectionID)
 	if err != nil || connection == nil {
+		s.realm.forget(k)
 		return err
 	}
 	state, err := o.store.Account(ctx, a.id)
@@ -51,7 +54,7 @@ func (s *Source) disconnect(ctx context.Context, app *application, seller, conne
 	// The tombstone of the connection comes first: from here on it is gone,
 	// whatever else fails.
 	err = o.store.DeleteConnection(ctx, *connection)
-	s.realm.forget(key{application: app.Name, seller: seller})
+	s.realm.forget(k)
 	if err != nil {
 		return fmt.Errorf("deleting the connection: %w", err)
 	}

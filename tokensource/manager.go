@@ -39,6 +39,8 @@ type Manager struct {
 	cancel  context.CancelFunc
 	closing chan struct{}
 	working sync.WaitGroup
+	// landing has the hashes of the pairs that are being saved.
+	landing sync.Map
 
 	renewerMu sync.Mutex
 	renewer   *renewer

@@ -195,25 +195,27 @@ func (f *flight) retryAt(naming []tokenstore.Intent, pair *tokenstore.Pair) time
 		pause = min(2*pause, max(mostUnknownPause, unit))
 	}
 	at := f.seen(naming).Add(pause)
-	if pair == nil || !now.Before(pair.ExpiresAt) {
+	if !now.Before(pair.ExpiresAt) {
 		return at
 	}
 	long := min(retryUnknown, pair.ExpiresAt.Sub(pair.ObtainedAt)/3)
+	var until time.Time
 	for _, i := range naming {
 		since := i.At
 		if since.After(now) {
 			since = f.seen(naming)
 		}
-		if until := since.Add(long); until.After(at) {
-			at = until
+		if next := since.Add(long); next.After(until) {
+			until = next
 		}
 	}
-	// When the access token ends the short rule counts.
-	if short := f.seen(naming).Add(pause); at.After(pair.ExpiresAt) {
-		at = pair.ExpiresAt
-		if short.After(at) {
-			at = short
-		}
+	if until.After(pair.ExpiresAt) {
+		until = pair.ExpiresAt // when the access token ends the short rule counts
+	}
+	// What is left of each is compared, not the times: the long rule is reckoned
+	// on a wall clock, which jumps, and must not hide the short one.
+	if until.Sub(now) > at.Sub(now) {
+		return until
 	}
 	return at
 }

@@ -320,8 +320,7 @@ func (f *flight) cleanUp(ctx context.Context, before, after *tokenstore.Account,
 		}
 	}
 	if err := f.store.DeletePairs(ctx, f.account.id, lower...); err != nil {
-		f.withdraw(ctx, intent)
-		return
+		return // the intent stays with the pair, and says that it may be burnt
 	}
 	// An intent that names no pair any more protects nothing. One that names the
 	// pair posted is settled: that it worked shows that it was not burnt.

@@ -45,6 +45,9 @@ func (s *Source) Replace(ctx context.Context, failed *Token) (*Token, error) {
 		return nil, err
 	}
 	err = c.refresh(ctx, app, a, renewal{force: failed.Pair})
+	a.mu.Lock()
+	a.forcing--
+	a.mu.Unlock()
 	snap = a.snapshot(snap.connection, app, c.now())
 	if newer := other(snap.token, failed); newer != nil {
 		return newer, nil
@@ -74,7 +77,8 @@ func other(token, failed *Token) *Token {
 }
 
 // mayForce notes that an account's token got a 401, and decides whether to
-// refresh because of it.
+// refresh because of it. If so, the account counts as being refreshed from here
+// on, and whoever was told so has to take that back.
 func (s *Source) mayForce(app *application, a *account, pair tokenstore.PairID) error {
 	now := s.now()
 	standing := func(err error, after time.Duration) *Error {
@@ -82,12 +86,16 @@ func (s *Source) mayForce(app *application, a *account, pair tokenstore.PairID) 
 	}
 	a.mu.Lock()
 	a.rejected = pair
-	flying := a.flight != nil
+	flying := a.flight != nil || a.forcing > 0
+	if flying {
+		a.forcing++
+	}
 	done := a.forced == pair
 	since := now.Sub(a.forcedAt)
 	a.mu.Unlock()
 	if flying {
-		// It is being refreshed: all who hold the old token wait for the new one.
+		// It is being refreshed, or about to be: all who hold the old token wait for
+		// the new one.
 		return nil
 	}
 	if done {
@@ -106,5 +114,6 @@ func (s *Source) mayForce(app *application, a *account, pair tokenstore.PairID) 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.forced, a.forcedAt = pair, now
+	a.forcing++
 	return nil
 }

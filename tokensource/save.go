@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,6 +51,9 @@ type landing struct {
 // run returns the account as it was read back. It fails only with errVoid and,
 // when the process ends, with ctx; the pair is spilled then.
 func (l *landing) run(ctx context.Context) (tokenstore.Account, error) {
+	m, hash := l.source.manager, l.pair.Hash
+	m.landing.Store(hash, nil)
+	defer m.landing.Delete(hash)
 	// A store that hangs must not keep the pair in memory alone.
 	hanging := time.AfterFunc(spillAfter, func() { l.trouble(context.DeadlineExceeded) })
 	defer hanging.Stop()
@@ -84,7 +88,6 @@ func (l *landing) try(ctx context.Context) (tokenstore.Account, error) {
 			return state, fmt.Errorf("reading account %s: %w", id, err)
 		}
 		l.number(state.NextAuthorization())
-		l.spill.renumber(l.pair)
 	}
 	if err := l.store.AddPair(ctx, id, l.pair); err != nil {
 		return tokenstore.Account{}, fmt.Errorf("saving pair %s of account %s: %w", l.pair.PairID, id, err)
@@ -117,19 +120,19 @@ func (l *landing) voided(ctx context.Context) error {
 
 func (l *landing) number(authorization uint64) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.pair.Authorization = authorization
+	l.mu.Unlock()
+	_ = l.spill.renumber(l.pair) // the file that is there will do
 }
 
-// covers reports whether a pair, or one above it, is in the store: another
-// instance may have read it, refreshed it and deleted it since.
+// covers reports whether a pair, or one that came of it, is in the store:
+// another instance may have read it, refreshed it and deleted it since. A pair
+// of another consent says nothing: which of the two is alive only the provider
+// knows.
 func covers(state *tokenstore.Account, id tokenstore.PairID) bool {
-	for _, p := range state.Pairs {
-		if !p.Less(id) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(state.Pairs, func(p tokenstore.Pair) bool {
+		return p.PairID == id || p.Authorization == id.Authorization && p.Generation > id.Generation
+	})
 }
 
 // trouble is what happens, once, when the store does not take the pair: it is
@@ -139,7 +142,7 @@ func (l *landing) trouble(cause error) {
 		l.mu.Lock()
 		pair := l.pair
 		l.mu.Unlock()
-		err := l.spill.write(l.source.config.SpillDir, l.keyring, l.account.id, pair, l.consent)
+		err := l.spill.write(l.source.config.SpillDir, l.keyring, l.account.id, pair)
 		if err != nil {
 			cause = errors.Join(cause, err)
 		}

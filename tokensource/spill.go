@@ -35,32 +35,35 @@ type spill struct {
 }
 
 // write seals a pair to a file, on disk when it returns.
-func (s *spill) write(dir string, keyring *secret.Keyring, id tokenstore.AccountID, pair tokenstore.Pair, consent bool) error {
+func (s *spill) write(dir string, keyring *secret.Keyring, id tokenstore.AccountID, pair tokenstore.Pair) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if dir == "" {
 		return errors.New("there is no folder to spill it to")
 	}
 	s.dir, s.keyring, s.id = dir, keyring, id
-	ext := spilledPair
-	if consent && pair.Authorization == 0 {
-		ext, pair.Authorization = spilledConsent, 1
-	}
-	return s.replace(pair, ext)
+	return s.seal(pair)
 }
 
-// renumber writes a spilled consent anew, once it has its number: replayed by
-// its number it can never come above a consent that is newer.
-func (s *spill) renumber(pair tokenstore.Pair) {
+// renumber writes a spilled consent anew, once its number has changed: replayed
+// by its number it can never come above a consent that is newer, nor above its
+// own successor.
+func (s *spill) renumber(pair tokenstore.Pair) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.path == "" {
-		return
+		return nil
 	}
-	_ = s.replace(pair, spilledPair) // the file that is there will do
+	return s.seal(pair)
 }
 
-func (s *spill) replace(pair tokenstore.Pair, ext string) error {
+// seal writes the file in place of the one that is there. A pair without an
+// authorization is a consent's.
+func (s *spill) seal(pair tokenstore.Pair) error {
+	ext := spilledPair
+	if pair.Authorization == 0 {
+		ext, pair.Authorization = spilledConsent, 1
+	}
 	record, err := tokenstore.SealPair(s.keyring, secret.Spill, s.id, pair)
 	if err != nil {
 		return fmt.Errorf("spilling a pair: %w", err)
@@ -186,9 +189,18 @@ func (s *Source) replayFile(ctx context.Context, o *opened, path string) error {
 		}
 		return err
 	}
+	// What is being saved here needs no second hand, which would number it anew:
+	// refreshed by then, it would come above its own successor.
+	if _, busy := s.manager.landing.Load(pair.Hash); busy {
+		return nil
+	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil // it was saved just now
+	}
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
 	l := landing{source: s, store: o.store, keyring: o.keyring, account: s.realm.account(id), pair: pair}
+	l.spill = spill{dir: filepath.Dir(path), keyring: o.keyring, id: id, path: path}
 	state, err := o.store.Account(ctx, id)
 	if err != nil {
 		return err
@@ -197,17 +209,24 @@ func (s *Source) replayFile(ctx context.Context, o *opened, path string) error {
 		return nil // an account of that other store: its pairs are not for this one
 	}
 	if strings.HasSuffix(path, spilledConsent) {
-		l.consent, l.pair.Authorization = true, 0
 		if hasHash(&state, pair.Hash) {
 			return os.Remove(path)
 		}
+		l.consent, l.pair.Authorization = true, state.NextAuthorization()
+		if err := l.spill.renumber(l.pair); err != nil {
+			return err
+		}
 	} else if state.Tombstone >= pair.Authorization || covers(&state, pair.PairID) {
+		if s.foreign(path) && !hasHash(&state, pair.Hash) {
+			return nil // numbers of another store need not mean the same here
+		}
 		return os.Remove(path)
 	}
 	if _, err := l.try(ctx); err != nil && !errors.Is(err, errVoid) {
 		return err
 	}
-	return os.Remove(path)
+	l.spill.remove()
+	return nil
 }
 
 func hasHash(state *tokenstore.Account, hash string) bool {

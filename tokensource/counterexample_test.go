@@ -1,0 +1,287 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
+	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/storetest"
+)
+
+// What the model found, and what was found beside it, each as a story of its
+// own.
+
+func (i *instance) consent(user int64) Consent {
+	i.w.t.Helper()
+	c, err := i.Exchange(context.Background(), "", i.w.provider.code(user), secret.Secret{})
+	require.NoError(i.w.t, err)
+	return c
+}
+
+func (i *instance) top(user int64) tokenstore.Pair {
+	state := i.account(user)
+	require.NotEmpty(i.w.t, state.Living())
+	return state.Living()[0]
+}
+
+// outdo has the newest consent's refresh token die, as when the provider saw it
+// before the one that it numbers above.
+func (w *world) outdo(user int64, refresh string) {
+	w.provider.script(func(p *provider) { p.refresh[user] = refresh })
+}
+
+func TestASpilledPairIsKeptThoughACondemnedOneIsAboveIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		first := w.instance()
+		first.seller("shop-1", 100)
+		older := w.provider.refresh[100]
+		first.consent(100)
+		w.outdo(100, older)
+		time.Sleep(life + time.Minute)
+		first.store.set(failingOp("AddPair"))
+		first.lives("shop-1", 100)
+		first.crash()
+		synctest.Wait()
+		require.Len(t, spilledFiles(t, w), 1)
+		second := w.instance()
+		synctest.Wait()
+		require.Equal(t, w.provider.refresh[100], second.top(100).RefreshToken.Reveal())
+		time.Sleep(life)
+		second.lives("shop-1", 100)
+	})
+}
+
+func TestAPairThatWasNotWrittenIsNotTakenForSavedBecauseACondemnedOneIsAboveIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		older := w.provider.refresh[100]
+		i.consent(100)
+		w.outdo(100, older)
+		time.Sleep(life + time.Minute)
+		skipped := false
+		i.store.set(func(op string, after bool) error {
+			if op == "AddPair" && !after && !skipped {
+				skipped = true
+				return errSkipped
+			}
+			return nil
+		})
+		i.lives("shop-1", 100)
+		time.Sleep(time.Minute)
+		require.Equal(t, w.provider.refresh[100], i.top(100).RefreshToken.Reveal())
+	})
+}
+
+func TestMemoryAddsAPairAgainThoughACondemnedOneIsAboveIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		older := w.provider.refresh[100]
+		i.consent(100)
+		w.outdo(100, older)
+		time.Sleep(life + time.Minute)
+		i.lives("shop-1", 100)
+		lost := i.top(100)
+		require.NoError(t, i.store.DeletePairs(t.Context(), accountID(100), lost.PairID)) // a back-up was restored
+		time.Sleep(time.Minute)
+		i.lives("shop-1", 100)
+		require.Equal(t, lost.PairID, i.top(100).PairID)
+	})
+}
+
+func TestAReplayedConsentNeverComesAboveItsOwnSuccessor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		first, other := w.instance(), w.instance(func(c *Config) { c.SpillDir = t.TempDir() + "/other" })
+		first.seller("shop-1", 100)
+		first.store.set(failingOp("Account"))
+		_, err := first.Exchange(t.Context(), "", w.provider.code(100), secret.Secret{})
+		require.Error(t, err)
+		require.Len(t, spilledFiles(t, w), 1)
+		first.crash()
+		synctest.Wait()
+		// The next process adds the pair, and crashes before it can know.
+		second := w.instance(func(c *Config) {
+			open := c.Open
+			c.Open = func(ctx context.Context) (tokenstore.Store, *secret.Keyring, error) {
+				store, keyring, err := open(ctx)
+				store.(*hooked).set(func(op string, after bool) error {
+					if op == "AddPair" && after {
+						return errCrashed
+					}
+					return nil
+				})
+				return store, keyring, err
+			}
+		})
+		synctest.Wait()
+		second.crash()
+		synctest.Wait()
+		time.Sleep(life + time.Minute)
+		other.lives("shop-1", 100)
+		living := other.top(100).PairID
+		third := w.instance()
+		synctest.Wait()
+		require.Equal(t, living, third.top(100).PairID)
+		time.Sleep(life + time.Minute)
+		third.lives("shop-1", 100)
+		require.Zero(t, w.provider.reused, "no burnt token was posted")
+	})
+}
+
+func TestAReloadWhileAConsentIsSavedDoesNotNumberItTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		i.store.set(failingOp("Account"))
+		_, err := i.Exchange(t.Context(), "", w.provider.code(100), secret.Secret{})
+		require.Error(t, err)
+		require.Len(t, spilledFiles(t, w), 1)
+		reads := 0
+		i.store.set(func(op string, after bool) error {
+			if op == "Account" && !after {
+				reads++
+			}
+			return nil
+		})
+		next := i.manager.Source(i.w.config(i))
+		next.Start()
+		synctest.Wait()
+		require.Zero(t, reads, "what is being saved is left to who saves it")
+		time.Sleep(time.Minute)
+		require.Len(t, i.account(100).Pairs, 2)
+		require.Empty(t, spilledFiles(t, w))
+	})
+}
+
+func TestAJumpOfTheClockDoesNotShortenTheWaitForAnotherInstancesRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newModel(t, setting{}, nil)
+		m.w.provider.life = 6 * time.Hour
+		p := m.start(1)
+		p.seller("shop-1", 100)
+		state := view{simStore: m.store}
+		a, err := state.Account(t.Context(), accountID(100))
+		require.NoError(t, err)
+		require.NoError(t, state.PutIntent(t.Context(), accountID(100), tokenstore.Intent{Pair: a.Pairs[0].Hash, Instance: "another", Nonce: "1", At: time.Now()}))
+		time.Sleep(time.Minute)
+		p.lives("shop-1", 100) // reads the intent
+		m.offsets[1] = m.w.provider.life * 3 / 4
+		began := time.Now()
+		for m.w.provider.count() == 0 {
+			_, _ = p.Token(t.Context(), "", "shop-1", 5*time.Minute)
+			time.Sleep(time.Second)
+		}
+		require.GreaterOrEqual(t, time.Since(began), timeout+slack)
+		m.crash(p)
+	})
+}
+
+func TestAPairThatCouldNotBeDeletedKeepsTheIntentThatSaysItMayBeBurnt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		time.Sleep(life + time.Minute)
+		i.store.set(failingOp("DeletePairs"))
+		token := i.lives("shop-1", 100)
+		synctest.Wait()
+		i.store.set(nil)
+		state := i.account(100)
+		require.Len(t, state.Pairs, 2)
+		require.Len(t, state.Intents, 1)
+		// The seller consents in this moment: the old token must not be posted
+		// into it.
+		w.outdo(100, "TG-another")
+		_, err := i.Replace(t.Context(), token)
+		require.Equal(t, Connected, asError(err).Status)
+		require.Equal(t, 2, w.provider.count())
+		// The next refresh that works cleans up behind both.
+		i.seller("shop-1", 100)
+		time.Sleep(life + time.Minute)
+		i.eventually("shop-1", 100)
+		state = i.account(100)
+		require.Len(t, state.Pairs, 1)
+		require.Empty(t, state.Intents)
+	})
+}
+
+func TestADisconnectThatFindsTheConnectionGoneForgetsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		first, second := w.instance(), w.instance()
+		c := first.seller("shop-1", 100)
+		second.lives("shop-1", 100)
+		require.NoError(t, first.Disconnect(t.Context(), "", "shop-1", c.ID))
+		second.lives("shop-1", 100) // for half a minute it cannot know
+		require.NoError(t, second.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.Equal(t, NotConnected, second.problem("shop-1").Status)
+	})
+}
+
+func TestAConnectThatIsUndoneLeavesNothingWhereTheOldConnectionHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.storage = storetest.NoLock(w.storage)
+		i, other := w.instance(), w.instance()
+		old := i.seller("shop-1", 100)
+		consent := i.consent(200)
+		put := false
+		i.store.set(func(op string, after bool) error {
+			if op == "PutConnection" && after && !put {
+				put = true
+				return other.Disconnect(context.Background(), "", "shop-1", old.ID)
+			}
+			if put && op == "Account" && !after {
+				put = false
+				// Ended before it was replaced, by whom does not matter.
+				return errors.Join(other.store.DeleteConnection(context.Background(), old), errors.New("the disk is full"))
+			}
+			return nil
+		})
+		_, err := i.Connect(t.Context(), "shop-1", consent)
+		require.Error(t, err)
+		i.store.set(nil)
+		require.Equal(t, NotConnected, w.instance().problem("shop-1").Status)
+	})
+}
+
+func TestAPairOfAnotherAccountIsNotAddedAgainByWhoHasReadIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		first, second := w.instance(), w.instance()
+		first.seller("shop-1", 100)
+		second.lives("shop-1", 100)
+		time.Sleep(time.Minute)
+		first.store.set(func(op string, after bool) error {
+			if op == "DeletePairs" && !after {
+				_, _ = second.token("shop-1") // reads it
+			}
+			return nil
+		})
+		w.provider.script(func(p *provider) {
+			p.me = func() (oauth.User, error) { return oauth.User{ID: 200}, nil }
+			p.change = func(a *oauth.Answer) { a.UserID = 100 }
+		})
+		_, err := first.Exchange(t.Context(), "", w.provider.code(200), secret.Secret{})
+		require.Error(t, err)
+		w.provider.script(func(p *provider) { p.me, p.change = nil, nil })
+		for range 3 {
+			time.Sleep(time.Minute)
+			second.lives("shop-1", 100)
+		}
+		require.Len(t, second.account(100).Pairs, 1)
+	})
+}
