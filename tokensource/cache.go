@@ -31,6 +31,8 @@ const (
 	longLife           = 90 * 24 * time.Hour
 )
 
+var errEnded = errors.New("the token that another instance obtained has ended")
+
 type key struct{ application, seller string }
 
 // entry is what memory has about a seller. A hit loads one pointer.
@@ -130,8 +132,12 @@ func (k *known) renewable() *tokenstore.Pair {
 	return nil
 }
 
-// problem says why nothing serves and nothing can be renewed.
+// problem says why nothing serves and nothing can be renewed. Where something
+// can be, it came from an instance whose clock is another, and has ended here.
 func (k *known) problem() *Error {
+	if k.renewable() != nil {
+		return &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: providerRetry, Err: errEnded}
+	}
 	err := &Error{Status: ReconnectRequired, Reason: k.reason}
 	switch {
 	case len(k.living) > 0:

@@ -212,6 +212,7 @@ func TestAPairThatCouldNotBeDeletedKeepsTheIntentThatSaysItMayBeBurnt(t *testing
 		i.seller("shop-1", 100)
 		time.Sleep(life + time.Minute)
 		i.eventually("shop-1", 100)
+		synctest.Wait()
 		state = i.account(100)
 		require.Len(t, state.Pairs, 1)
 		require.Empty(t, state.Intents)
@@ -283,5 +284,21 @@ func TestAPairOfAnotherAccountIsNotAddedAgainByWhoHasReadIt(t *testing.T) {
 			second.lives("shop-1", 100)
 		}
 		require.Len(t, second.account(100).Pairs, 1)
+	})
+}
+
+// The model brought this about by a second instance with another clock, between
+// the end of a refresh and the look at what came of it.
+func TestAPairThatHasEndedButCanBeRefreshedIsNoReasonToReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newWorld(t).instance()
+		i.seller("shop-1", 100)
+		time.Sleep(life + time.Minute)
+		a := i.realm.account(accountID(100))
+		_, err := i.read(t.Context(), i.store, "", a)
+		require.NoError(t, err)
+		problem := a.known.Load().problem()
+		require.Equal(t, Connected, problem.Status)
+		require.Positive(t, problem.RetryAfter)
 	})
 }
