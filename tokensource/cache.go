@@ -227,16 +227,22 @@ func (r *realm) account(id tokenstore.AccountID) *account {
 	a.known.Store(new(known))
 	pointer := weak.Make(a)
 	r.accounts[id] = pointer
-	runtime.AddCleanup(a, r.collected, collected{id, pointer})
+	// The clean-up must not hold the realm: that holds the account.
+	runtime.AddCleanup(a, forgetAccount, collected{weak.Make(r), id, pointer})
 	return a
 }
 
 type collected struct {
+	realm   weak.Pointer[realm]
 	id      tokenstore.AccountID
 	pointer weak.Pointer[account]
 }
 
-func (r *realm) collected(c collected) {
+func forgetAccount(c collected) {
+	r := c.realm.Value()
+	if r == nil {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.accounts[c.id] == c.pointer {

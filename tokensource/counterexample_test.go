@@ -3,9 +3,11 @@ package tokensource
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 
@@ -301,4 +303,22 @@ func TestAPairThatHasEndedButCanBeRefreshedIsNoReasonToReconnect(t *testing.T) {
 		require.Equal(t, Connected, problem.Status)
 		require.Positive(t, problem.RetryAfter)
 	})
+}
+
+func TestAStoreThatNobodyAsksForAnyMoreIsForgottenWithItsSellers(t *testing.T) {
+	w := newWorld(t)
+	i := w.instance(func(c *Config) { c.StoreID = "old" })
+	i.seller("shop-1", 100)
+	old := weak.Make(i.realm)
+	next := i.manager.Source(w.config(i))
+	next.Start()
+	i.Stop()
+	i.Release()
+	i.Source = next
+	for range 100 {
+		if runtime.GC(); old.Value() == nil {
+			return
+		}
+	}
+	t.Fatal("it is still there")
 }
