@@ -31,6 +31,8 @@ const (
 	longLife           = 90 * 24 * time.Hour
 )
 
+var errEnded = errors.New("the token that another instance obtained has ended")
+
 type key struct{ application, seller string }
 
 // entry is what memory has about a seller. A hit loads one pointer.
@@ -131,8 +133,12 @@ func (k *known) renewable() *tokenstore.Pair {
 	return nil
 }
 
-// problem says why nothing serves and nothing can be renewed.
+// problem says why nothing serves and nothing can be renewed. Where something
+// can be, it came from an instance whose clock is another, and has ended here.
 func (k *known) problem() *Error {
+	if k.renewable() != nil {
+		return &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: providerRetry, Err: errEnded}
+	}
 	err := &Error{Status: ReconnectRequired, Reason: k.reason}
 	switch {
 	case len(k.living) > 0:
@@ -225,16 +231,22 @@ func (r *realm) account(id tokenstore.AccountID) *account {
 	a.known.Store(new(known))
 	pointer := weak.Make(a)
 	r.accounts[id] = pointer
-	runtime.AddCleanup(a, r.collected, collected{id, pointer})
+	// The clean-up must not hold the realm: that holds the account.
+	runtime.AddCleanup(a, forgetAccount, collected{weak.Make(r), id, pointer})
 	return a
 }
 
 type collected struct {
+	realm   weak.Pointer[realm]
 	id      tokenstore.AccountID
 	pointer weak.Pointer[account]
 }
 
-func (r *realm) collected(c collected) {
+func forgetAccount(c collected) {
+	r := c.realm.Value()
+	if r == nil {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.accounts[c.id] == c.pointer {

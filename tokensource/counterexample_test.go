@@ -3,9 +3,11 @@ package tokensource
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 
@@ -212,6 +214,7 @@ func TestAPairThatCouldNotBeDeletedKeepsTheIntentThatSaysItMayBeBurnt(t *testing
 		i.seller("shop-1", 100)
 		time.Sleep(life + time.Minute)
 		i.eventually("shop-1", 100)
+		synctest.Wait()
 		state = i.account(100)
 		require.Len(t, state.Pairs, 1)
 		require.Empty(t, state.Intents)
@@ -284,4 +287,38 @@ func TestAPairOfAnotherAccountIsNotAddedAgainByWhoHasReadIt(t *testing.T) {
 		}
 		require.Len(t, second.account(100).Pairs, 1)
 	})
+}
+
+// The model brought this about by a second instance with another clock, between
+// the end of a refresh and the look at what came of it.
+func TestAPairThatHasEndedButCanBeRefreshedIsNoReasonToReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newWorld(t).instance()
+		i.seller("shop-1", 100)
+		time.Sleep(life + time.Minute)
+		a := i.realm.account(accountID(100))
+		_, err := i.read(t.Context(), i.store, "", a)
+		require.NoError(t, err)
+		problem := a.known.Load().problem()
+		require.Equal(t, Connected, problem.Status)
+		require.Positive(t, problem.RetryAfter)
+	})
+}
+
+func TestAStoreThatNobodyAsksForAnyMoreIsForgottenWithItsSellers(t *testing.T) {
+	w := newWorld(t)
+	i := w.instance(func(c *Config) { c.StoreID = "old" })
+	i.seller("shop-1", 100)
+	old := weak.Make(i.realm)
+	next := i.manager.Source(w.config(i))
+	next.Start()
+	i.Stop()
+	i.Release()
+	i.Source = next
+	for range 100 {
+		if runtime.GC(); old.Value() == nil {
+			return
+		}
+	}
+	t.Fatal("it is still there")
 }

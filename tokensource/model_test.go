@@ -91,6 +91,7 @@ type model struct {
 	used       map[string]bool
 	holders    map[string]*process
 	placed     map[string]string
+	placedAt   map[string]time.Time
 	over       map[string]over
 	tokens     map[string]*Token
 }
@@ -116,14 +117,14 @@ func newModel(t *testing.T, s setting, script []byte) *model {
 		setting: s, w: newWorld(t), store: newSimStore(), script: script, epoch: time.Now(), free: true,
 		trails: map[string]*trail{}, sent: map[string]*sent{}, intents: map[string]time.Time{}, announced: map[string]time.Time{},
 		authorized: map[string]uint64{}, tombstones: map[int64]voided{}, arrived: map[tokenstore.PairID]time.Time{}, reborn: map[string]bool{}, keptOnce: map[string]bool{}, used: map[string]bool{}, holders: map[string]*process{},
-		placed: map[string]string{}, over: map[string]over{}, tokens: map[string]*Token{},
+		placed: map[string]string{}, placedAt: map[string]time.Time{}, over: map[string]over{}, tokens: map[string]*Token{},
 	}
 	m.store.worthless = s.worthless
 	m.store.watch = m.changed
 	m.store.placed = func(c tokenstore.Connection) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.placed[c.ID] = c.Seller
+		m.placed[c.ID], m.placedAt[c.ID] = c.Seller, time.Now()
 		delete(m.over, c.ID) // replaced, and put back; what has ended is not placed again
 	}
 	return m

@@ -80,6 +80,13 @@ func (m *model) changed(before, after *tokenstore.Account) {
 	if living != "" && after.Verdict(living) != nil {
 		m.journal.violated("a verdict was written on the living pair of account %d", after.ID.UserID)
 	}
+	for _, p := range before.Pairs {
+		gone := !slices.ContainsFunc(after.Pairs, func(there tokenstore.Pair) bool { return there.PairID == p.PairID })
+		s, holder := m.sent[p.Hash], m.holders[living]
+		if gone && p.Authorization > after.Tombstone && s != nil && s.successor == living && holder != nil && !holder.dead && m.authorized[living] == 0 {
+			m.journal.violated("pair %s of account %d was deleted before its successor was saved", p.PairID, after.ID.UserID)
+		}
+	}
 	for _, p := range after.Pairs {
 		m.authorized[p.Hash] = max(m.authorized[p.Hash], p.Authorization)
 		if !slices.ContainsFunc(before.Pairs, func(there tokenstore.Pair) bool { return there.PairID == p.PairID }) {
@@ -108,6 +115,10 @@ func (m *model) posted(p *process, user int64, hash string) *sent {
 	now := time.Now()
 	last, next := m.sent[hash], &sent{began: now, announced: m.intents[hash+p.manager.instance]}
 	m.sent[hash] = next
+	if next.announced.IsZero() {
+		m.journal.violated("slot %d posts a pair of account %d without an intent", p.slot, user)
+	}
+	delete(m.intents, hash+p.manager.instance)
 	if m.lag > 0 {
 		return next // no guard can do anything about what cannot be seen
 	}
@@ -230,13 +241,14 @@ func (m *model) valid(p *process, seller string) string {
 	m.store.mu.Lock()
 	defer m.store.mu.Unlock()
 	c, ok := m.store.pointer([2]string{"", seller})
-	if !ok {
+	// What came within the last half minute is not known everywhere.
+	const half = validFor + time.Second
+	if !ok || time.Since(m.placedAt[c.ID]) <= half {
 		return ""
 	}
 	now, a := m.clock(p.slot), m.store.newest(c.Account)
 	for _, pair := range a.Pairs {
-		// What came within the last half minute is not known everywhere.
-		if pair.Authorization > a.Tombstone && now.Before(pair.ExpiresAt) && time.Since(m.arrived[pair.PairID]) > validFor+time.Second {
+		if pair.Authorization > a.Tombstone && now.Before(pair.ExpiresAt) && time.Since(m.arrived[pair.PairID]) > half {
 			return c.ID
 		}
 	}
