@@ -1,3 +1,5 @@
+//go:build soak
+
 package tokensource
 
 import (
@@ -10,7 +12,8 @@ import (
 )
 
 // checks is how many scripts each setting plays; MODEL_CHECKS sets another
-// number.
+// number. They are others at every run, so this searches: it is for make soak.
+// What it finds becomes a named test in counterexample_test.go.
 const checks = 2000
 
 func init() {
