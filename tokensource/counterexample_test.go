@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,17 +152,17 @@ func TestAReloadWhileAConsentIsSavedDoesNotNumberItTwice(t *testing.T) {
 		_, err := i.Exchange(t.Context(), "", w.provider.code(100), secret.Secret{})
 		require.Error(t, err)
 		require.Len(t, spilledFiles(t, w), 1)
-		reads := 0
+		var reads atomic.Int64
 		i.store.set(func(op string, after bool) error {
 			if op == "Account" && !after {
-				reads++
+				reads.Add(1)
 			}
 			return nil
 		})
 		next := i.manager.Source(i.w.config(i))
 		next.Start()
 		synctest.Wait()
-		require.Zero(t, reads, "what is being saved is left to who saves it")
+		require.Zero(t, reads.Load(), "what is being saved is left to who saves it")
 		time.Sleep(time.Minute)
 		require.Len(t, i.account(100).Pairs, 2)
 		require.Empty(t, spilledFiles(t, w))

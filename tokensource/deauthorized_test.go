@@ -238,6 +238,7 @@ func TestARefreshDuringTheQuestionIsNoEnd(t *testing.T) {
 							_, err := other.Replace(context.Background(), token)
 							p.mu.Lock()
 							require.NoError(t, err)
+							time.Sleep(time.Second) // its intent is withdrawn
 							delete(p.access, token.AccessToken.Reveal())
 						}
 						p.asks = func(access secret.Secret) (oauth.User, error) {

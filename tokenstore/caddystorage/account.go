@@ -35,7 +35,8 @@ func (s *Store) Account(ctx context.Context, id tokenstore.AccountID) (tokenstor
 	}
 	account := tokenstore.Account{ID: id}
 	// A pair that went between being named and being read was replaced: what
-	// came in its place must be read, or the account would seem to have none.
+	// came in its place must be read, or the account would seem to have none. So
+	// it is with an intent: what its POST gave was added before it was withdrawn.
 	err = s.walk(ctx, folder, func(names []string) (gone bool, err error) {
 		return s.read(ctx, folder, names, &account)
 	})
@@ -64,7 +65,7 @@ func (s *Store) read(ctx context.Context, folder string, names []string, account
 			}
 			err := s.readRecord(ctx, folder, name, account)
 			if errors.Is(err, tokenstore.ErrNotFound) {
-				gone = gone || wanted == "pair"
+				gone = gone || wanted == "pair" || wanted == "intent"
 				continue
 			}
 			if err != nil {
