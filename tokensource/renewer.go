@@ -318,6 +318,10 @@ func (s *Source) expect(app *application, a *account, consent bool) {
 	s.realm.queue.put(a.id, p, now, r.horizon())
 }
 
+// shortestLife is how long a token must live to be renewed ahead of time. The
+// real ones live for hours at least.
+const shortestLife = time.Minute
+
 // renewAt is when the account is renewed without being asked for: a little before
 // a request would have it renewed, each account at a time of its own, which is
 // the same in every instance and after every restart. Ten thousand sellers that
@@ -331,6 +335,8 @@ func (a *account) renewAt(now time.Time, renewBefore time.Duration) (at time.Tim
 	switch {
 	case r == nil || k.unsaved:
 		return time.Time{}, false
+	case r.ExpiresAt.Sub(r.ObtainedAt) < shortestLife:
+		return time.Time{}, false // requests renew it; the queue would do nothing else
 	case serving == nil || serving.Less(r.PairID):
 		return now, true
 	case serving.PairID != r.PairID:
