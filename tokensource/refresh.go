@@ -31,6 +31,7 @@ const (
 
 var (
 	errAgain   = errors.New("look again")
+	errSaving  = errors.New("the pair of a new consent is just being saved")
 	errTooLate = errors.New("the token request was not sent: preparing it took too long")
 	errLocked  = errors.New("the account's lock cannot be had: another instance holds it, or the store's locks are broken; the refresh goes on")
 	errMeeting = errors.New("another token request for this pair is under way, or its outcome is unknown")
@@ -172,6 +173,11 @@ func (f *flight) attempt(ctx, pctx context.Context) error {
 		return nil // another instance was faster, or nothing can be renewed
 	}
 	f.posted = pair.PairID
+	if _, saving := f.source.manager.landing.Load(pair.Hash); saving {
+		// A consent whose number may still change: posted by this one, it would be
+		// posted again by the next.
+		return f.passing(errSaving, providerRetry)
+	}
 	if err := f.unknown(pctx, &state, pair); err != nil {
 		return err
 	}
