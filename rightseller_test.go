@@ -59,7 +59,7 @@ const (
 	callers     = 32
 	traders     = 4
 	tradeEvery  = 250
-	reloadEvery = 1000
+	reloadEvery = 2000
 )
 
 func (r *run) all() {
@@ -111,12 +111,14 @@ type question struct {
 	request *http.Request
 	shop    *shop
 	seller  string // as the app is to be told
-	// right reports whether an account may be whose the answer is; 0 is nobody's.
+	// right reports whether an account may be whose the answer is.
 	right func(account, from, to int64) bool
-	// owed reports whether there was a connection all the time.
+	// owed reports whether there was a connection all the time. It is nil where
+	// there never is one.
 	owed func(from, to int64) bool
-	// api says that the sandbox answers in the place of an app.
-	api bool
+	// api says that the sandbox answers in the place of an app; passes, that an
+	// app may be called without a token.
+	api, passes bool
 }
 
 func (c *caller) call(n int64) {
@@ -141,6 +143,9 @@ func (c *caller) call(n int64) {
 	case http.StatusOK, http.StatusCreated:
 		c.answered(q, string(body), from, to, owed)
 	case http.StatusForbidden:
+		if owed {
+			c.wrong(q, "refused, though connected: %.500s", body)
+		}
 		c.outcomes.add(q.way + ": refused")
 	case http.StatusUnauthorized:
 		c.outcomes.add(q.way + ": denied by the API")
@@ -166,10 +171,12 @@ func (c *caller) answered(q *question, body string, from, to int64, owed bool) {
 	switch {
 	case err != nil:
 		c.wrong(q, "%v: %.500s", err, body)
-	case !q.right(account, from, to):
-		c.wrong(q, "the token of %d reached the upstream: %.500s", account, body)
+	case account == 0 && (!q.passes || owed):
+		c.wrong(q, "no token reached the upstream: %.500s", body)
 	case account == 0:
 		c.outcomes.add(q.way + ": without a token")
+	case q.owed == nil || !q.right(account, from, to):
+		c.wrong(q, "the token of %d reached the upstream: %.500s", account, body)
 	case owed:
 		c.outcomes.add(q.way + ": right, asked while connected")
 	default:
@@ -253,11 +260,11 @@ var ways = []struct {
 	often int
 	ask   func(*caller, *question)
 }{
-	{"seller", 30, (*caller).askSeller},
-	{"session", 25, (*caller).askSession},
-	{"egress", 20, (*caller).askEgress},
-	{"pass", 10, (*caller).askPass},
-	{"as application", 8, (*caller).askApplication},
+	{"seller", 36, (*caller).askSeller},
+	{"session", 30, (*caller).askSession},
+	{"egress", 13, (*caller).askEgress},
+	{"pass", 8, (*caller).askPass},
+	{"as application", 6, (*caller).askApplication},
 	{"nobody", 4, (*caller).askNobody},
 	{"foreign session", 3, (*caller).askForeign},
 }
@@ -289,8 +296,7 @@ func (c *caller) get(q *question, purpose, path string) {
 // of makes a seller of any application the one that is asked for.
 func (c *caller) of(q *question) *party {
 	p := c.parties[c.random.IntN(len(c.parties))]
-	q.shop, q.seller, q.right = p.shop, p.name, p.holds
-	q.owed = func(from, to int64) bool { return !p.holds(0, from, to) }
+	q.shop, q.seller, q.right, q.owed = p.shop, p.name, p.holds, p.owed
 	return p
 }
 
@@ -299,12 +305,13 @@ func (c *caller) askSeller(q *question) {
 	if p := c.of(q); p.shop.sessions {
 		purpose = "named"
 	}
-	c.get(q, purpose, "/orders")
+	c.get(q, purpose, c.path())
 	q.request.Header.Set("X-User", q.seller)
 }
 
 func (c *caller) askPass(q *question) {
 	c.of(q)
+	q.passes = true
 	c.get(q, "pass", "/")
 	q.request.Header.Set("X-User", q.seller)
 }
@@ -337,11 +344,19 @@ func (c *caller) askSession(q *question) {
 	p, s := c.session()
 	q.shop, q.seller = p.shop, p.name
 	q.right = func(account, from, to int64) bool {
-		return account == s.of.account && p.holds(account, from, to) && s.of.during(p, from)
+		return account == s.of.account && p.during(s.of, from)
 	}
-	q.owed = func(from, to int64) bool { return !p.holds(0, from, to) && s.of.during(p, to) }
-	c.get(q, "pages", "/orders")
+	q.owed = func(from, to int64) bool { return p.owed(from, to) && p.during(s.of, to) }
+	c.get(q, "pages", c.path())
 	q.request.Header.Set("Cookie", s.cookie)
+}
+
+// path is one that goes on to the app, or ends in Caddy.
+func (c *caller) path() string {
+	if c.random.IntN(5) == 0 {
+		return "/orders"
+	}
+	return "/"
 }
 
 func (c *caller) session() (*party, session) {
@@ -353,22 +368,21 @@ func (c *caller) session() (*party, session) {
 	}
 }
 
-func nobodys(account, _, _ int64) bool { return account == 0 }
-
 // askForeign asks with a session of another application.
 func (c *caller) askForeign(q *question) {
 	p, s := c.session()
 	for q.shop == nil || q.shop == p.shop {
 		q.shop = c.shops[c.random.IntN(len(c.shops))]
 	}
-	q.right = nobodys
 	c.get(q, "pages", "/orders")
 	q.request.Header.Set("Cookie", s.cookie)
 }
 
 func (c *caller) askNobody(q *question) {
-	q.shop, q.right = c.shops[c.random.IntN(len(c.shops))], nobodys
-	c.get(q, []string{"pages", "pass", "egress"}[c.random.IntN(3)], "/users/me")
+	q.shop = c.shops[c.random.IntN(len(c.shops))]
+	purpose := []string{"pages", "pass", "egress"}[c.random.IntN(3)]
+	q.passes = purpose == "pass"
+	c.get(q, purpose, "/users/me")
 }
 
 func (c *caller) askApplication(q *question) {

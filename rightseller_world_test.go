@@ -12,6 +12,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,6 +36,7 @@ type market struct {
 	transport *http.Transport
 	port      string
 	vars      *strings.Replacer
+	good, bad string // configurations
 	shops     []*shop
 	parties   []*party
 	accounts  []int64
@@ -53,22 +55,18 @@ type shop struct {
 	// platform is a living token of the platform itself, as a client might have it.
 	platform string
 	parties  []*party
+	// consents is when somebody is connecting an account.
+	consents map[int64]*book
 }
 
 // party is one seller of one application.
 type party struct {
-	shop *shop
-	name string
-
-	changing sync.Mutex // one change at a time; requests go on
-	mu       sync.Mutex
-	spans    []*span
+	book     // of the accounts it may be connected to; 0 is none
+	shop     *shop
+	name     string
 	sessions []session
+	changing sync.Mutex // one change at a time; requests go on
 }
-
-// span is while a seller may have been connected to an account; to none where
-// that is 0.
-type span struct{ account, from, to int64 }
 
 // session is a cookie, and the connection that it was given for.
 type session struct {
@@ -76,81 +74,104 @@ type session struct {
 	of     *span
 }
 
+// book notes what may be so of accounts, and from when to when.
+type book struct {
+	mu    sync.Mutex
+	spans []*span
+}
+
+type span struct{ account, from, to int64 }
+
 const open = math.MaxInt64
 
-// holds reports whether the account may have been the seller's at some moment
-// from one to the other.
-func (p *party) holds(account, from, to int64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i := len(p.spans) - 1; i >= 0; i-- {
-		if s := p.spans[i]; s.account == account && s.from <= to && s.to >= from {
-			return true
+// at lists the accounts of which it may be so at some moment from one to the
+// other.
+func (b *book) at(from, to int64) (accounts []int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.spans {
+		if s.from <= to && s.to >= from {
+			accounts = append(accounts, s.account)
 		}
 	}
-	return false
+	return accounts
 }
 
-func (s *span) during(p *party, from int64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return s.to >= from
+func (b *book) holds(account, from, to int64) bool { return slices.Contains(b.at(from, to), account) }
+
+// during reports whether one span was not over at a moment.
+func (b *book) during(s *span, at int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return s.to >= at
 }
 
-// begin notes that from here on the seller may be connected to the account, or
-// to nobody: a change that is cut short leaves it open which.
-func (m *market) begin(p *party, account int64) *span {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := m.clock.Add(1)
-	return p.open(account, now)
-}
-
-func (p *party) open(account, now int64) *span {
-	for _, s := range p.spans {
+// begin notes that from here on it may be so of the account, too: of a change
+// that is cut short nobody knows.
+func (b *book) begin(account int64, clock *atomic.Int64) *span {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.spans {
 		if s.account == account && s.to == open {
 			return s
 		}
 	}
-	s := &span{account: account, from: now, to: open}
-	p.spans = append(p.spans, s)
+	return b.add(account, clock)
+}
+
+// another is begin for what may be so twice at once.
+func (b *book) another(account int64, clock *atomic.Int64) *span {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.add(account, clock)
+}
+
+func (b *book) add(account int64, clock *atomic.Int64) *span {
+	s := &span{account: account, from: clock.Add(1), to: open}
+	b.spans = append(b.spans, s)
 	return s
 }
 
-// doubt notes that a change did not say how it ended.
-func (m *market) doubt(p *party) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.open(0, m.clock.Add(1))
+// end notes that one span is over.
+func (b *book) end(s *span, clock *atomic.Int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.to = clock.Add(1)
 }
 
-// settle notes that the seller is connected as s says, and no other way.
-func (m *market) settle(p *party, s *span) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now, kept := m.clock.Add(1), p.spans[:0]
-	for _, other := range p.spans {
+// settle notes that from here on it is so as s says, and no other way.
+func (b *book) settle(s *span, clock *atomic.Int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := clock.Add(1)
+	for _, other := range b.spans {
 		if other != s && other.to == open {
 			other.to = now
 		}
-		// No request lasts as long as thousands of others.
-		if other.to == open || other.to > now-100_000 {
-			kept = append(kept, other)
-		}
 	}
-	p.spans = kept
+	// No request lasts as long as very many others.
+	b.spans = slices.DeleteFunc(b.spans, func(s *span) bool { return s.to < now-1_000_000 })
 }
 
-// settled is the account that the seller is connected to, while nothing changes.
-func (p *party) settled() int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range p.spans {
+// settled is the account that it is so of, while nothing changes.
+func (b *book) settled() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.spans {
 		if s.to == open {
 			return s.account
 		}
 	}
 	return 0
+}
+
+// owed reports whether the seller was connected all the time, to an account that
+// nobody was connecting anew. While somebody is, its refresh token is dead and
+// the new one not here yet.
+func (p *party) owed(from, to int64) bool {
+	return !slices.ContainsFunc(p.at(from, to), func(account int64) bool {
+		return account == 0 || p.shop.consents[account].at(from, to) != nil
+	})
 }
 
 func (p *party) aSession(random *rand.Rand) (session, bool) {
@@ -186,7 +207,10 @@ func newMarket(t *testing.T) *market {
 		options.Accounts = append(options.Accounts, sandbox.Account{UserID: id, Nickname: fmt.Sprintf("SHOP_%d", i), Country: "AR"})
 	}
 	for i, name := range []string{"norte", "sur", "este", "oeste"} {
-		s := &shop{name: name, clientID: fmt.Sprintf("12345678901234%02d", i), sessions: i >= 2, owner: 9900000001 + int64(i)}
+		s := &shop{name: name, clientID: fmt.Sprintf("12345678901234%02d", i), sessions: i >= 2, owner: 9900000001 + int64(i), consents: map[int64]*book{}}
+		for _, account := range m.accounts {
+			s.consents[account] = new(book)
+		}
 		m.shops = append(m.shops, s)
 		options.Applications = append(options.Applications, sandbox.Application{
 			ClientID: s.clientID, ClientSecret: marketSecret, RedirectURIs: []string{m.site("pages", s) + "/callback"}, PKCE: true, OwnerID: s.owner,
@@ -206,9 +230,13 @@ func newMarket(t *testing.T) *market {
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 	t.Cleanup(m.transport.CloseIdleConnections)
 	m.sandbox.Change(func(s *sandbox.Settings) {
-		s.AccessTokenLife, s.ApplicationTokenLife = sandbox.Duration(5*time.Second), sandbox.Duration(4*time.Second)
+		s.AccessTokenLife, s.ApplicationTokenLife = sandbox.Duration(10*time.Second), sandbox.Duration(4*time.Second)
 	})
-	require.NoError(t, m.load(0))
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { taken.Close() })
+	m.good, m.bad = m.adapted(taken.Addr().String())
+	require.NoError(t, caddy.Load([]byte(m.good), true))
 	m.fill()
 	return m
 }
@@ -267,20 +295,37 @@ const marketApp = `
 	}
 `
 
-// caddyfile is the market's configuration. Two with different turns differ.
-func (m *market) caddyfile(turn int) string {
+// Most requests end in Caddy itself, which costs less than an app behind.
+const marketPages = `
+	reverse_proxy /orders APP {
+		header_up X-Told-Application {http.mercadopago.application}
+		header_up X-Told-Seller {http.mercadopago.seller}
+		header_up X-Told-User {http.mercadopago.user_id}
+	}
+	respond <<LINES
+		{http.request.header.X-Request}
+		{http.request.header.Authorization}
+		{http.mercadopago.application}
+		{http.mercadopago.seller}
+		{http.mercadopago.user_id}
+
+		LINES
+`
+
+// caddyfile is the market's configuration.
+func (m *market) caddyfile() string {
 	var applications, sites strings.Builder
 	for _, s := range m.shops {
 		fmt.Fprintf(&applications, marketApplication, s.name, s.clientID, m.site("pages", s))
 		add := func(purpose, options, next string) {
-			fmt.Fprintf(&sites, "%s {\n\theader X-Turn %d\n\tmercadopago {\n\t\tapplication %s\n\t\t%s\n\t}\n\t%s\n}\n", m.site(purpose, s), turn, s.name, options, next)
+			fmt.Fprintf(&sites, "%s {\n\theader X-Turn first\n\tmercadopago {\n\t\tapplication %s\n\t\t%s\n\t}\n\t%s\n}\n", m.site(purpose, s), s.name, options, next)
 		}
 		const named = "seller {http.request.header.X-User}\n\t\t"
 		if s.sessions {
-			add("pages", "", marketApp)
+			add("pages", "", marketPages)
 			add("named", named+"connect off", marketApp)
 		} else {
-			add("pages", named, marketApp)
+			add("pages", named, marketPages)
 		}
 		add("pass", named+"connect off\n\t\tunconnected pass", marketApp)
 		add("own", "as_application", marketApp)
@@ -289,26 +334,15 @@ func (m *market) caddyfile(turn int) string {
 	return m.vars.Replace(fmt.Sprintf(marketGlobals, applications.String()) + sites.String())
 }
 
-func (m *market) load(turn int) error {
-	return loadText(m.caddyfile(turn))
-}
-
-// loadInVain loads a configuration that fails when its servers start, when its
-// applications may have started.
-func (m *market) loadInVain(turn int, taken string) error {
-	err := loadText(m.caddyfile(turn) + "http://" + taken + " {\n\trespond taken\n}\n")
-	if err == nil || !strings.Contains(err.Error(), "address already in use") {
-		return fmt.Errorf("loading a configuration whose port is taken: %w", err)
+// adapted makes what Caddy loads: the configuration, and one that fails when
+// its servers start, for then its applications may have started.
+func (m *market) adapted(taken string) (good, bad string) {
+	adapt := func(text string) string {
+		adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
+		require.NoError(m.t, err)
+		return string(adapted)
 	}
-	return nil
-}
-
-func loadText(text string) error {
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
-	if err != nil {
-		return err
-	}
-	return caddy.Load(adapted, true)
+	return adapt(m.caddyfile()), adapt(m.caddyfile() + "http://" + taken + " {\n\trespond taken\n}\n")
 }
 
 // platformToken gets a token of the platform's own, past Caddy.
@@ -338,7 +372,7 @@ func (m *market) fill() {
 		accounts := make([]int64, count)
 		for i := range count {
 			accounts[i] = m.accounts[(i%accountsAtFirst+7*n)%accountsInAll]
-			p := &party{shop: s, name: fmt.Sprintf("shop-%d", i), spans: []*span{{to: open}}}
+			p := &party{shop: s, name: fmt.Sprintf("shop-%d", i), book: book{spans: []*span{{to: open}}}}
 			if s.sessions {
 				accounts[i] = m.accounts[i]
 				p.name = strconv.FormatInt(accounts[i], 10)
@@ -360,24 +394,22 @@ func (m *market) fill() {
 // reload loads the configuration again and again, every fifth time one that
 // fails.
 func (m *market) reload(turns <-chan struct{}) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		m.t.Error(err)
-		return
-	}
-	defer taken.Close()
-	for turn := 1; ; turn++ {
-		if _, more := <-turns; !more {
-			return
-		}
-		what, load := "reloads", func() error { return m.load(turn) }
+	turn := 0
+	for range turns {
+		turn++
 		if turn%5 == 0 {
-			what, load = "reloads that failed", func() error { return m.loadInVain(turn, taken.Addr().String()) }
+			err := caddy.Load([]byte(m.bad), true)
+			if err == nil || !strings.Contains(err.Error(), "address already in use") {
+				m.t.Errorf("loading a configuration whose port is taken: %v", err)
+			}
+			m.changes.add("reloads that failed")
+			continue
 		}
-		if err := load(); err != nil {
-			m.t.Error(err)
+		text := strings.ReplaceAll(m.good, `"first"`, `"number `+strconv.Itoa(turn)+`"`)
+		if err := caddy.Load([]byte(text), true); err != nil {
+			m.t.Errorf("reloading: %v", err)
 		}
-		m.changes.add(what)
+		m.changes.add("reloads")
 	}
 }
 
@@ -426,34 +458,36 @@ func (m *market) plan(random *rand.Rand, p *party) (what string, change func() e
 
 // connect walks through the pages, as the seller's browser does.
 func (m *market) connect(p *party, account int64) error {
-	s := m.begin(p, account)
-	site := m.site("pages", p.shop)
+	anew := p.shop.consents[account]
+	consent := anew.another(account, &m.clock)
+	s := p.begin(account, &m.clock)
 	v := m.visitor(p)
-	cookie, err := v.connect(site, m.sandbox, account)
+	cookie, err := v.connect(m.site("pages", p.shop), m.sandbox, account)
 	if err != nil {
-		m.doubt(p)
+		p.begin(0, &m.clock) // what it had may be undone
 		return err
 	}
-	m.settle(p, s)
+	p.settle(s, &m.clock)
+	anew.end(consent, &m.clock)
 	if p.shop.sessions {
 		p.mu.Lock()
+		defer p.mu.Unlock()
 		p.sessions = append(p.sessions, session{cookie, s})
 		if len(p.sessions) > 4 {
 			p.sessions = p.sessions[1:]
 		}
-		p.mu.Unlock()
 	}
 	return nil
 }
 
 func (m *market) disconnect(p *party) error {
-	s := m.begin(p, 0)
+	s := p.begin(0, &m.clock)
 	v := m.visitor(p)
-	if err := v.disconnect(m.site("pages", p.shop)); err != nil {
-		return err
+	err := v.disconnect(m.site("pages", p.shop))
+	if err == nil {
+		p.settle(s, &m.clock)
 	}
-	m.settle(p, s)
-	return nil
+	return err
 }
 
 // visitor is a seller in a browser that follows no redirect by itself.
