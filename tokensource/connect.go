@@ -215,10 +215,11 @@ func (s *Source) describe(ctx context.Context, app *application, access secret.S
 }
 
 // saveConsent adds the pair as the account's next authorization, over no other.
+// It waits for no lock: the older pairs are dead, and this one is in memory alone.
+// A process that was killed in mid-refresh would have us wait, and the next kill
+// would lose the account. Of two consents that get one number both stay.
 func (s *Source) saveConsent(ctx context.Context, o *opened, app *application, id tokenstore.AccountID, answer oauth.Answer) (tokenstore.Pair, error) {
 	a := s.realm.account(id)
-	unlock := lockAccount(ctx, s.manager, o.store, id, consentLockWait)
-	defer unlock()
 	pair := newPair(answer, s.now())
 	pair.Hash = tokenstore.HashPair(pair.AccessToken, pair.RefreshToken)
 	l := landing{source: s, store: o.store, keyring: o.keyring, app: app, account: a, pair: pair, consent: true}
