@@ -76,6 +76,9 @@ func (s *Source) refresh(ctx context.Context, app *application, a *account, r re
 	if err != nil {
 		return err
 	}
+	// The flight may hang in a store that heeds no deadline.
+	ctx, cancel := context.WithTimeout(ctx, app.Client.Timeout()+lockSlack)
+	defer cancel()
 	select {
 	case <-f.done:
 		return f.err
