@@ -4,11 +4,13 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
@@ -306,5 +308,43 @@ func TestANewerTokenFromElsewhereCountsAsNoRefresh(t *testing.T) {
 		_, err = other.Replace(t.Context(), newer)
 		require.NoError(t, err, "it has not refreshed yet")
 		require.Equal(t, 2, w.provider.count())
+	})
+}
+
+func TestWhoComesDuringARefreshForA401WaitsForItsToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		failed := i.lives("shop-1", 100)
+		w.provider.script(func(p *provider) {
+			p.before = func(context.Context, string) error { time.Sleep(time.Second); return nil }
+		})
+		var callers sync.WaitGroup
+		for range 20 {
+			callers.Go(func() {
+				_, err := i.Replace(t.Context(), failed)
+				assert.NoError(t, err)
+			})
+			time.Sleep(10 * time.Millisecond)
+		}
+		callers.Wait()
+		require.Equal(t, 1, w.provider.count())
+	})
+}
+
+func TestAFailedRenewalOfTheApplicationsTokenIsNotRepeatedWithEachRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newWorld(t).instance()
+		_, err := i.ApplicationToken(t.Context(), "", 0)
+		require.NoError(t, err)
+		i.w.provider.script(func(p *provider) { p.ownErr = &oauth.Error{Outcome: oauth.Unknown, Code: "server_error"} })
+		time.Sleep(5 * time.Hour)
+		for range 100 {
+			_, err := i.ApplicationToken(t.Context(), "", 0)
+			require.NoError(t, err)
+			synctest.Wait()
+		}
+		require.Equal(t, 2, i.w.provider.own)
 	})
 }

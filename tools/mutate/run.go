@@ -18,10 +18,10 @@ import (
 
 // result is what the tests of one run of `go test` did.
 type result struct {
-	failed, passed map[string]bool
-	built          bool
-	took           time.Duration
-	output         string
+	started, failed, passed map[string]bool
+	built                   bool
+	took                    time.Duration
+	output                  string
 }
 
 // goTest runs the named tests of one package, with some files replaced by
@@ -61,7 +61,7 @@ func goTest(ctx context.Context, root, pkg, pattern string, overlay map[string]s
 
 // readEvents reads what `go test -json` writes.
 func readEvents(text []byte) result {
-	r := result{failed: make(map[string]bool), passed: make(map[string]bool), built: true}
+	r := result{started: make(map[string]bool), failed: make(map[string]bool), passed: make(map[string]bool), built: true}
 	var output strings.Builder
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	lines.Buffer(nil, 16<<20)
@@ -75,6 +75,8 @@ func readEvents(text []byte) result {
 		switch {
 		case e.Action == "build-fail":
 			r.built = false
+		case e.Test != "" && e.Action == "run":
+			r.started[e.Test] = true
 		case e.Test != "" && e.Action == "fail":
 			r.failed[e.Test] = true
 		case e.Test != "" && e.Action == "pass":
@@ -135,9 +137,11 @@ func (m *mutation) try(ctx context.Context, root string, bound time.Duration) (r
 	case strings.Contains(r.output, "panic: test timed out after"):
 		return r, errors.New("HANGS: name a test that fails")
 	case r.failed[m.event()]:
-		return r, nil
+		return r, nil // red
 	case r.passed[m.event()]:
 		return r, errors.New("SURVIVED")
+	case r.started[m.event()] && strings.Contains(r.output, "\npanic: "):
+		return r, nil // it ended with the process
 	default:
 		return r, errors.New("THE TEST DID NOT RUN")
 	}
