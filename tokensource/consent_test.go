@@ -3,6 +3,7 @@ package tokensource
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -20,6 +21,7 @@ func TestAConsentIsSavedWhoeverHoldsTheLock(t *testing.T) {
 		lock, err := w.instance().store.Lock(t.Context(), accountID(100))
 		require.NoError(t, err)
 		go func() { _, _ = i.Exchange(t.Context(), "", w.provider.code(100), secret.Secret{}) }()
+		time.Sleep(saveLockWait)
 		synctest.Wait()
 		i.crash()
 		require.NoError(t, lock.Unlock(t.Context()))
