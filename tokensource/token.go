@@ -194,7 +194,7 @@ func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (*sna
 
 // load reads a seller from the store, once for all who ask.
 func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, error) {
-	return s.realm.loads.do(ctx, s.manager, loadWait, k, func(ctx context.Context) (*snapshot, error) {
+	snap, err := s.realm.loads.do(ctx, s.manager, loadWait, k, func(ctx context.Context) (*snapshot, error) {
 		snap, err := s.loadNow(ctx, app, k)
 		if err == nil {
 			return snap, nil
@@ -216,6 +216,11 @@ func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, 
 		e.snapshot.CompareAndSwap(old, stale)
 		return stale, nil
 	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = storeError(err) // it hangs, and heeds no deadline
+		s.troubled(app, asError(err))
+	}
+	return snap, err
 }
 
 func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapshot, error) {
