@@ -205,6 +205,7 @@ func (s *siege) report(seed uint64, took time.Duration) string {
 	row("refreshes cut before the provider took them", "%d, of which %d were posted again and answered", b.cuts, b.again)
 	row("pairs tried again after an unknown outcome", "%s", countsOf(f.unknown))
 	row("refresh tokens posted after they were spent", "%d", b.provider.Stats().RefreshReuse)
+	row("requests that got another seller's token", "%d", s.answers[othersToken])
 	row("lost with an answer in flight", "%d (%d of them of a consent), sent before the kill: %s", len(s.losses), consents(s.losses), agesOf(s.losses))
 	row("lost otherwise, or served wrongly", "%d", s.wrong)
 	row("slowest to serve again by every process", "%v", s.slowest.Round(time.Second))

@@ -30,6 +30,9 @@ const memory = 40 * time.Second
 // nobody stands for no account.
 const nobody int64 = 0
 
+// othersToken is the answer that may never be.
+const othersToken = "another seller's token"
+
 // besiegedSeller is a seller with a browser, in whose way kills come.
 type besiegedSeller struct {
 	application, clientID, name string
@@ -269,7 +272,7 @@ func (s *besiegedSeller) judge(b *book, sent time.Time, got answer) (kind string
 	case got.status == http.StatusOK && said.ID == nobody:
 		return "strange", fmt.Errorf("%s was answered %q", s, got.body)
 	case got.status == http.StatusOK && !s.mayAct(said.ID, sent):
-		return "another seller's", fmt.Errorf("a request for %s acted for %d, and may for %v", s, said.ID, s.all())
+		return othersToken, fmt.Errorf("a request for %s acted for %d, and may for %v", s, said.ID, s.all())
 	case got.status == http.StatusOK:
 		return "served", nil
 	case got.status != http.StatusForbidden:

@@ -3,6 +3,7 @@ package e2e
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"slices"
@@ -57,8 +58,8 @@ type siege struct {
 }
 
 // TestNoSellerIsLostToKills kills processes at random while everything goes on.
-// KILLS says how often (20), KILL_FOR for how long at the most, KILL_SEED how the
-// dice fall.
+// KILLS says how often (20; without end where only KILL_FOR is given), KILL_FOR
+// for how long at the most, and KILL_SEED how the dice fall.
 func TestNoSellerIsLostToKills(t *testing.T) {
 	kills, until, seed := ordered(t)
 	t.Logf("KILL_SEED=%d", seed)
@@ -80,13 +81,14 @@ func ordered(t *testing.T) (kills int, until time.Duration, seed uint64) {
 	t.Helper()
 	var err error
 	kills, seed = killsByDefault, uint64(time.Now().UnixNano())
-	if text := os.Getenv("KILLS"); text != "" {
-		kills, err = strconv.Atoi(text)
-		require.NoError(t, err, "KILLS")
-	}
 	if text := os.Getenv("KILL_FOR"); text != "" {
 		until, err = time.ParseDuration(text)
 		require.NoError(t, err, "KILL_FOR")
+		kills = math.MaxInt
+	}
+	if text := os.Getenv("KILLS"); text != "" {
+		kills, err = strconv.Atoi(text)
+		require.NoError(t, err, "KILLS")
 	}
 	if text := os.Getenv("KILL_SEED"); text != "" {
 		seed, err = strconv.ParseUint(text, 10, 64)
