@@ -17,7 +17,7 @@ SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak build lint fmt fuzz bench clean
+.PHONY: help demo test soak build lint fmt fuzz bench docs clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: ## Run the benchmarks and summarize them
 	@mkdir -p artifacts
 	go test -run '^$$' -bench . -benchmem -count 6 ./... | tee artifacts/bench.txt
 	@$(TOOL) benchstat artifacts/bench.txt
+
+docs: ## Write the table of faults to docs/reliability.md
+	cd e2e && go test -count 1 -run '^TestTheTableOfFaultsIsTheOneThatIsTested$$' . -docs
 
 clean: ## Remove what these targets made
 	rm -rf caddy .demo artifacts e2e/node_modules
