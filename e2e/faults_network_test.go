@@ -112,7 +112,11 @@ func killed(after bool) func(*stage) {
 			<-ctx.Done()
 		}})
 		s.start()
-		<-reached
+		select {
+		case <-reached:
+		case <-time.After(patience):
+			s.t.Fatal("nothing is refreshed")
+		}
 		s.caddy.kill()
 		s.caddy.start()
 		s.look()

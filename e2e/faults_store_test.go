@@ -73,8 +73,15 @@ func (s *stage) answeredInto(trouble func()) {
 		}
 	}})
 	done := make(chan sees, 1)
-	go func() { done <- s.call(ended) }()
-	<-reached
+	go func() {
+		defer close(done)
+		done <- s.call(ended)
+	}()
+	select {
+	case <-reached:
+	case saw := <-done:
+		s.t.Fatalf("%s without a refresh", saw)
+	}
 	trouble()
 	close(let)
 	s.sawEnded = <-done

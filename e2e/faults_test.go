@@ -181,7 +181,7 @@ func TestTheTableOfFaultsIsTheOneThatIsTested(t *testing.T) {
 	require.True(t, found)
 	made := "\n" + table(faults()) + "\n"
 	if *writeDocs {
-		require.NoError(t, os.WriteFile(path, []byte(before+begin+made+end+after), 0o644)) //nolint:gosec // a page for all to read
+		require.NoError(t, os.WriteFile(path, []byte(before+begin+made+end+after), 0o644))
 		return
 	}
 	require.Equal(t, made, kept, "docs/reliability.md is out of date: run make docs")
