@@ -65,6 +65,9 @@ func TestAHundredCallersAskTheStoreForOneLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newWorld(t).due()
 		locks := i.calls("Lock")
+		i.w.provider.script(func(p *provider) {
+			p.before = func(context.Context, string) error { time.Sleep(time.Second); return nil }
+		})
 		var callers sync.WaitGroup
 		for range 100 {
 			callers.Go(func() { i.lives("shop-1", 100) })
