@@ -17,7 +17,7 @@ SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak build lint fmt fuzz bench docs clean
+.PHONY: help demo test soak build lint fmt fuzz bench mutate docs clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: ## Run the benchmarks and summarize them
 
 docs: ## Write the table of faults to docs/reliability.md
 	cd e2e && go test -count 1 -run '^TestTheTableOfFaultsIsTheOneThatIsTested$$' . -docs
+
+mutate: ## Take each guard of tools/mutate/guards away, or those that GUARDS matches, and see a test turn red
+	cd tools && $(TESTENV) go run ./mutate -run '$(GUARDS)'
 
 clean: ## Remove what these targets made
 	rm -rf caddy .demo artifacts e2e/node_modules
