@@ -83,7 +83,7 @@ func TestWhoHoldsTheLockIsTheOnlyOneToAnnounceARequest(t *testing.T) {
 		i, other := w.due(), w.instance()
 		i.before("PutIntent", func() { time.Sleep(2 * time.Second) })
 		intents := other.calls("PutIntent")
-		go i.eventually("shop-1", 100)
+		go refresh(i)
 		time.Sleep(time.Second)
 		other.eventually("shop-1", 100)
 		require.Zero(t, intents.Load())
