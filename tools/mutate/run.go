@@ -45,14 +45,14 @@ func goTest(ctx context.Context, root, pkg, pattern string, overlay map[string]s
 		args = append(args, "-overlay", file)
 	}
 	command := exec.CommandContext(ctx, "go", append(args, ".")...) //nolint:gosec // what is run stands in the repository's own list
-	command.Dir = filepath.Join(root, filepath.FromSlash(pkg)) // a package may be in a module of its own
+	command.Dir = filepath.Join(root, filepath.FromSlash(pkg))      // a package may be in a module of its own
 	began := time.Now()
 	output, err := command.CombinedOutput()
-	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
-		return result{}, fmt.Errorf("%w: %w", exit, err)
-	}
 	if ctx.Err() != nil {
 		return result{}, ctx.Err()
+	}
+	if _, red := errors.AsType[*exec.ExitError](err); err != nil && !red {
+		return result{}, fmt.Errorf("running go test: %w", err)
 	}
 	r := readEvents(output)
 	r.took = time.Since(began)
