@@ -231,7 +231,7 @@ func newMarket(t *testing.T) *market {
 	}
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 	t.Cleanup(m.transport.CloseIdleConnections)
-	m.live(10 * time.Second)
+	m.live(3 * time.Second)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { taken.Close() })
@@ -344,7 +344,7 @@ func (m *market) reload(turns <-chan struct{}) {
 // rotate.
 func (m *market) live(life time.Duration) {
 	m.sandbox.Change(func(s *sandbox.Settings) {
-		s.AccessTokenLife = sandbox.Duration(min(max(life, 4*time.Second), 10*time.Minute))
+		s.AccessTokenLife = sandbox.Duration(min(max(life, 2*time.Second), 10*time.Minute))
 		s.ApplicationTokenLife = s.AccessTokenLife
 	})
 }

@@ -133,7 +133,7 @@ func storm(t *testing.T, length time.Duration) (marks []footprint) {
 				going.Go(m.call)
 			}
 		}
-		going.Go(w.connects)
+		going.Go(w.comeAndGo)
 		for time.Now().Before(w.until) {
 			time.Sleep(length / 12)
 			if !time.Now().Before(w.half) && len(marks) == 5 {
@@ -249,8 +249,8 @@ func (m *member) call() {
 	}
 }
 
-// connects connects sellers anew and disconnects them.
-func (w *weather) connects() {
+// comeAndGo has sellers connect anew and disconnect.
+func (w *weather) comeAndGo() {
 	for w.goesOn(4 * time.Second) {
 		s, seller := w.members[w.dice.n(stormInstances)].serves.Load(), w.dice.n(stormSellers)
 		if w.dice.n(4) > 0 {
