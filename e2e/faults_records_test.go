@@ -114,9 +114,9 @@ func recordFaults() []fault {
 	f.how, f.reuse = "200 once the seller has reconnected: nobody has the living pair", 1
 	f = add("the folder is empty (a volume that is not mounted)", "", unmounted)
 	f.ended, f.told, f.how = stranger, nil, "when the folder is there again"
-	f = add("the folder is empty (a volume that is not mounted)", "", unmounted)
+	f = add("the folder is empty (a volume that is not mounted)", "is its volume mounted", unmounted)
 	f.faulty, f.when = true, "for longer than memory is believed (30 s)"
-	f.valid, f.ended, f.told, f.how = stranger, stranger, nil, "when the folder is there again"
+	f.ended, f.how = stranger, "when the folder is there again"
 	return all
 }
 

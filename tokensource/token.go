@@ -235,6 +235,9 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 			if s.realm.epochNow() != epoch && tries < 3 {
 				continue
 			}
+			if err := s.vanished(ctx, o.store, k); err != nil {
+				return nil, err
+			}
 			s.realm.entries.Invalidate(k)
 			return nil, notConnected()
 		}
@@ -258,6 +261,24 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 			return snap, nil
 		}
 	}
+}
+
+// vanished tells a seller that was disconnected from a store that lost all it had
+// of the account.
+func (s *Source) vanished(ctx context.Context, store tokenstore.Store, k key) error {
+	e, ok := s.realm.entries.GetIfPresent(k)
+	if !ok {
+		return nil
+	}
+	a := e.snapshot.Load().account
+	if len(a.known.Load().living) == 0 {
+		return nil
+	}
+	state, err := store.Account(ctx, a.id)
+	if err != nil {
+		return fmt.Errorf("reading account %s: %w", a.id, err)
+	}
+	return wiped(ctx, store, &state)
 }
 
 // troubled tells the operator, once a minute, that the store or its key cannot be
