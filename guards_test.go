@@ -231,13 +231,18 @@ func TestWhichRequestsAreSentOnceMoreAfterA401(t *testing.T) {
 
 func TestASecondAttemptIsTheFirstRequestAgain(t *testing.T) {
 	r := newRig(t)
-	r.load(strings.Replace(egressTo(""), "reverse_proxy APP {\n\t\theader_up -X-Seller\n\t}", `route {
-		@get method GET
-		request_header @get X-Was GET
-		method PUT
-		request_header +X-Stage one
-		uri strip_prefix /api
-		reverse_proxy APP
+	r.load(strings.Replace(egressTo(""), "reverse_proxy APP {\n\t\theader_up -X-Seller\n\t}", `handle /api/* {
+		route {
+			@get method GET
+			request_header @get X-Was GET
+			method PUT
+			request_header +X-Stage one
+			uri strip_prefix /api
+			reverse_proxy APP
+		}
+	}
+	handle {
+		respond elsewhere 404
 	}`, 1))
 	r.connectSeller("shop-1", aurora)
 	a := &api{refuses: 1}
