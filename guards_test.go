@@ -321,6 +321,14 @@ func TestASignatureHasOneOfEachPart(t *testing.T) {
 	}
 }
 
+func TestStrangersFillTheLogWithALineAMinute(t *testing.T) {
+	var l rateLimit
+	now := time.Now()
+	require.True(t, l.allow(now))
+	require.False(t, l.allow(now.Add(time.Second)))
+	require.True(t, l.allow(now.Add(complaintPause)))
+}
+
 func TestAHeaderThatIsWrittenInSmallLettersIsTheSameOne(t *testing.T) {
 	h := &Handler{Inject: &Inject{Header: "x-mp-token"}}
 	h.setDefaults()
