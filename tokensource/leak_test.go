@@ -37,6 +37,7 @@ func TestAnHourOfFaultsLeavesNothingBehind(t *testing.T) {
 	before, running := measured(), goleak.IgnoreCurrent()
 	var marks []footprint
 	t.Run("the hour", func(t *testing.T) { marks = storm(t, time.Hour) })
+	require.NotEmpty(t, marks)
 	after := measured()
 	t.Logf("before %s, after %s, and every five minutes %s", before, after, marks)
 	require.NoError(t, goleak.Find(running))
@@ -144,7 +145,14 @@ func storm(t *testing.T, length time.Duration) (marks []footprint) {
 		}
 		going.Wait()
 		w.letGo()
-		require.Equal(t, goroutines, runtime.NumGoroutine(), "goroutines")
+		synctest.Wait()
+		for range 1000 { // one that has just ended may still be counted
+			if runtime.NumGoroutine() <= goroutines {
+				break
+			}
+			runtime.Gosched()
+		}
+		require.LessOrEqual(t, runtime.NumGoroutine(), goroutines, "goroutines")
 		t.Logf("%d token requests, of them %d with a token that was burnt; %v", w.provider.count(), w.provider.reused, w.counts)
 		if length >= time.Hour {
 			w.wasBad()
