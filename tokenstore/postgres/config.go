@@ -24,7 +24,9 @@ const (
 	sessions = 2
 	// fewestConnections leaves the pool two: one statement may wait for another.
 	fewestConnections = sessions + 2
-	mostConnections   = 1000
+
+	// MostConnections is the most that Config.MaxConnections may be.
+	MostConnections = 1000
 
 	// connectTimeout bounds the dialing of one host, where the DSN does not.
 	connectTimeout = 5 * time.Second
@@ -57,9 +59,8 @@ var (
 	prefixPattern = regexp.MustCompile(`^[a-z0-9_]{0,30}$`)
 )
 
-// parse fills in what is left open, and reads the DSN. What is wrong with that is
-// not quoted: it holds a password.
-func (c *Config) parse() (*pgxpool.Config, error) {
+// Validate fills in what is left open, and checks all but the DSN.
+func (c *Config) Validate() error {
 	if c.Schema == "" {
 		c.Schema = defaultSchema
 	}
@@ -71,14 +72,23 @@ func (c *Config) parse() (*pgxpool.Config, error) {
 	}
 	switch {
 	case !schemaPattern.MatchString(c.Schema) || strings.HasPrefix(c.Schema, "pg_"):
-		return nil, fmt.Errorf("schema %q: write lower-case letters, digits and underscores, 63 at the most, such as mercadopago", c.Schema)
+		return fmt.Errorf("schema %q: write lower-case letters, digits and underscores, 63 at the most, such as mercadopago", c.Schema)
 	case !prefixPattern.MatchString(c.TablePrefix):
-		return nil, fmt.Errorf("table_prefix %q: write lower-case letters, digits and underscores, 30 at the most, such as mp_", c.TablePrefix)
-	case c.MaxConnections < fewestConnections || c.MaxConnections > mostConnections:
-		return nil, fmt.Errorf("max_connections %d: write a number from %d to %d, such as %d", c.MaxConnections, fewestConnections, mostConnections, defaultMaxConnections)
+		return fmt.Errorf("table_prefix %q: write lower-case letters, digits and underscores, 30 at the most, such as mp_", c.TablePrefix)
+	case c.MaxConnections < fewestConnections || c.MaxConnections > MostConnections:
+		return fmt.Errorf("max_connections %d: write a number from %d to %d, such as %d", c.MaxConnections, fewestConnections, MostConnections, defaultMaxConnections)
 	case c.QueryTimeout < 100*time.Millisecond || c.QueryTimeout > time.Minute:
-		return nil, fmt.Errorf("query_timeout %s: write a duration from 100ms to 1m, such as %s", c.QueryTimeout, defaultQueryTimeout)
-	case c.DSN.IsZero():
+		return fmt.Errorf("query_timeout %s: write a duration from 100ms to 1m, such as %s", c.QueryTimeout, defaultQueryTimeout)
+	}
+	return nil
+}
+
+// parse reads the DSN. What is wrong with it is not quoted: it holds a password.
+func (c *Config) parse() (*pgxpool.Config, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if c.DSN.IsZero() {
 		return nil, errors.New("dsn is missing: write a connection string, such as postgres://caddy@db.example.com/platform?sslmode=verify-full")
 	}
 	config, err := pgxpool.ParseConfig(c.DSN.Reveal())

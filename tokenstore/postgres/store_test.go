@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"crypto/rand"
 	"strings"
 	"testing"
 
@@ -48,9 +49,16 @@ func instance(t testing.TB, dsn string, change ...func(*postgres.Config)) *postg
 	return s
 }
 
+// schema returns a schema of its own on the server that the tests share.
+func schema(t testing.TB) (dsn string, here func(*postgres.Config)) {
+	t.Helper()
+	name := "test_" + strings.ToLower(rand.Text()[:12])
+	return postgrestest.Shared(t).DSN(), func(c *postgres.Config) { c.Schema = name }
+}
+
 func TestPostgreSQLKeepsEveryPromise(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) (a, b tokenstore.Store) {
-		dsn := postgrestest.Shared(t).Database(t)
-		return instance(t, dsn), instance(t, dsn)
+		dsn, here := schema(t)
+		return instance(t, dsn, here), instance(t, dsn, here)
 	})
 }

@@ -307,6 +307,9 @@ func (s *Server) dsn(database string, settings ...string) string {
 	return u.String()
 }
 
+// DSN is the connection string of the database that every server has.
+func (s *Server) DSN(settings ...string) string { return s.dsn("postgres", settings...) }
+
 // Database makes a new database for one test, and returns its connection string.
 func (s *Server) Database(t testing.TB, settings ...string) string {
 	t.Helper()
