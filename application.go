@@ -121,6 +121,7 @@ func (p *Application) provision(a *App, place string) error {
 		Provider:      provider,
 		PKCE:          p.PKCE == nil || *p.PKCE,
 		TestToken:     p.TestToken,
+		Now:           now,
 	})
 	return nil
 }

@@ -185,6 +185,7 @@ func (h *Handler) provisionFlow(application *Application) error {
 		ReturnTo:    h.ReturnTo,
 		SessionTTL:  time.Duration(h.SessionLifetime),
 		Logger:      h.logger,
+		Now:         now,
 	})
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
@@ -28,6 +29,10 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/caddystorage"
 )
+
+// now is the clock of all that is made here. It stands apart so that a test can
+// have a machine whose clock is wrong.
+var now = time.Now
 
 // appName is the name of the app, of its global option and of its directive.
 const appName = "mercadopago"
@@ -147,6 +152,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		Renewal:      renewal,
 		SpillDir:     filepath.Join(caddy.AppDataDir(), appName, "spill", storeID),
 		Observer:     a.observer,
+		Now:          now,
 	})
 	return nil
 }

@@ -17,6 +17,8 @@ const (
 	// consentLockWait is how long a person's page waits for an account's lock
 	// before it goes on without.
 	consentLockWait = 5 * time.Second
+	// saveLockWait is how long a new consent waits for it.
+	saveLockWait = 100 * time.Millisecond
 	// connectWait bounds a Connect or a Disconnect.
 	connectWait = 40 * time.Second
 	// meWait bounds the question whose account it is, where the answer to it is
@@ -215,9 +217,12 @@ func (s *Source) describe(ctx context.Context, app *application, access secret.S
 }
 
 // saveConsent adds the pair as the account's next authorization, over no other.
+// It does not wait for a lock that another holds: older pairs are dead, and this
+// one is in memory alone, so that a kill would lose the account. The lock only
+// tells apart the numbers of two consents at once; both stay in any case.
 func (s *Source) saveConsent(ctx context.Context, o *opened, app *application, id tokenstore.AccountID, answer oauth.Answer) (tokenstore.Pair, error) {
 	a := s.realm.account(id)
-	unlock := lockAccount(ctx, s.manager, o.store, id, consentLockWait)
+	unlock := lockAccount(ctx, s.manager, o.store, id, saveLockWait)
 	defer unlock()
 	pair := newPair(answer, s.now())
 	pair.Hash = tokenstore.HashPair(pair.AccessToken, pair.RefreshToken)

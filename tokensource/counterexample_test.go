@@ -323,3 +323,64 @@ func TestAStoreThatNobodyAsksForAnyMoreIsForgottenWithItsSellers(t *testing.T) {
 	}
 	t.Fatal("it is still there")
 }
+
+func TestAConsentIsNotRefreshedWhileItIsBeingSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		i.store.set(func(op string, after bool) error {
+			if op == "AddPair" && after {
+				return errors.New("the disk is full") // it was written all the same
+			}
+			return nil
+		})
+		_, err := i.Exchange(context.Background(), "", w.provider.code(100), secret.Secret{})
+		require.Error(t, err, "nobody knows yet that it is saved")
+		require.Len(t, i.account(100).Pairs, 2)
+		i.jump(life + time.Minute)
+		i.problem("shop-1")
+		time.Sleep(2 * time.Minute) // nobody waits for ever for the lock that the consent has
+		require.Zero(t, w.provider.count())
+		i.store.set(nil)
+		i.eventually("shop-1", 100)
+		require.Zero(t, w.provider.reused)
+	})
+}
+
+func TestAConsentThatOthersRefreshedIsNotBroughtBackAfterADisconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.storage = storetest.NoLock(w.storage)
+		i, other := w.instance(), w.instance()
+		c := i.seller("shop-1", 100)
+		i.failReadBack(1000)
+		failed := make(chan error, 1)
+		go func() {
+			_, err := i.Exchange(context.Background(), "", w.provider.code(100), secret.Secret{})
+			failed <- err
+		}()
+		synctest.Wait()
+		other.jump(life + time.Minute)
+		other.eventually("shop-1", 100)
+		require.Equal(t, 1, w.provider.count())
+		require.NoError(t, other.Disconnect(context.Background(), "", "shop-1", c.ID))
+		i.store.set(nil)
+		require.Error(t, <-failed)
+		require.Empty(t, i.account(100).Pairs)
+		require.Zero(t, w.provider.reused)
+	})
+}
+
+// failReadBack has the store fail n reads of an account after a pair was added.
+func (i *instance) failReadBack(n int) {
+	added := false
+	i.store.set(func(op string, after bool) error {
+		added = added || op == "AddPair" && after
+		if op == "Account" && !after && added && n > 0 {
+			n--
+			return errors.New("the disk is gone")
+		}
+		return nil
+	})
+}

@@ -21,6 +21,8 @@ const (
 	destructWait = 40 * time.Second
 	// drainWait bounds how long another store's flights are waited for.
 	drainWait = 30 * time.Second
+	// boundSlack is how long work that heeds its deadline may take to end after it.
+	boundSlack = time.Second
 	// entriesKept bounds the memory: about 1 KiB for each entry.
 	entriesKept = 1 << 18
 )
@@ -44,6 +46,8 @@ type Manager struct {
 
 	renewerMu sync.Mutex
 	renewer   *renewer
+	watcherMu sync.Mutex
+	watcher   *watcher
 
 	mu           sync.Mutex
 	closed       bool
@@ -226,6 +230,7 @@ func (m *Manager) drain(ctx context.Context, except *realm) {
 
 // attach makes s the configuration that serves.
 func (m *Manager) attach(s *Source) {
+	defer m.watching()
 	defer m.renewing()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -240,6 +245,7 @@ func (m *Manager) attach(s *Source) {
 }
 
 func (m *Manager) detach(s *Source) {
+	defer m.watching()
 	defer m.renewing()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -289,12 +295,20 @@ func (g *group[K, V]) do(ctx context.Context, m *Manager, bound time.Duration, k
 		g.running[k] = p
 	}
 	g.mu.Unlock()
+	// A store can hang where no deadline reaches it, in the kernel say: the work
+	// goes on hanging then, and nobody waits for it longer than for its deadline.
+	wait := ctx
+	if bound > 0 {
+		var cancel context.CancelFunc
+		wait, cancel = context.WithTimeout(ctx, bound+boundSlack)
+		defer cancel()
+	}
 	select {
 	case <-p.done:
 		return p.value, p.err
-	case <-ctx.Done():
+	case <-wait.Done():
 		var zero V
-		return zero, context.Cause(ctx)
+		return zero, context.Cause(wait)
 	}
 }
 

@@ -298,6 +298,9 @@ func (f *flight) settle(err error) error {
 		a.tryAt.Store(0)
 		return err
 	}
+	if errors.Is(failure, errTooLate) && f.source.manager.ending() {
+		return failure // nothing failed: the next process need not hold back
+	}
 	a.mu.Lock()
 	a.failed = f.posted
 	a.mu.Unlock()

@@ -1,5 +1,3 @@
-//go:build soak
-
 package tokensource
 
 import (
@@ -11,19 +9,30 @@ import (
 	"pgregory.net/rapid"
 )
 
-// checks is how many scripts each setting plays; MODEL_CHECKS sets another
-// number. They are others at every run, so this searches: it is for make soak.
-// What it finds becomes a named test in counterexample_test.go.
-const checks = 2000
+// Each setting plays checks scripts: the same ones every time, so that a red test
+// is the doing of a change. MODEL_CHECKS sets another number, of others at every
+// run, which is a search: that is for make soak. What it finds becomes a named
+// test in counterexample_test.go.
+const (
+	checks    = 2000
+	rapidSeed = "20261122"
+)
 
 func init() {
-	// A script is no good to keep: one more operation, and it tells another story.
-	_ = flag.Set("rapid.nofailfile", "true")
-	n := checks
+	n, seed := checks, rapidSeed
 	if more, err := strconv.Atoi(os.Getenv("MODEL_CHECKS")); err == nil {
-		n = more
+		n, seed = more, "0" // chosen at random
 	}
-	_ = flag.Set("rapid.checks", strconv.Itoa(n))
+	for name, value := range map[string]string{
+		// A script is no good to keep: one more operation, and it tells another story.
+		"rapid.nofailfile": "true",
+		"rapid.checks":     strconv.Itoa(n),
+		"rapid.seed":       seed,
+	} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
+	}
 }
 
 // TestNoInterleavingLosesASeller lets random scripts decide every step of

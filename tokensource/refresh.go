@@ -21,8 +21,9 @@ const (
 	// lockSlack is how long the store's lock is waited for beyond the deadline
 	// of the holder's token request.
 	lockSlack = slack
-	// meetWait is how long requests with no valid token wait for what another
-	// instance's refresh brings, before they are told to come again.
+	// meetWait is how long requests with no valid token wait for another
+	// instance, for its lock or for what its refresh brings, before they are told
+	// to come again.
 	meetWait = 5 * time.Second
 	// preparation bounds all that a flight does before it has an answer.
 	preparation = 5 * time.Minute
@@ -30,7 +31,9 @@ const (
 
 var (
 	errAgain   = errors.New("look again")
+	errSaving  = errors.New("the pair of a new consent is just being saved")
 	errTooLate = errors.New("the token request was not sent: preparing it took too long")
+	errLocked  = errors.New("the account's lock cannot be had: another instance holds it, or the store's locks are broken; the refresh goes on")
 	errMeeting = errors.New("another token request for this pair is under way, or its outcome is unknown")
 )
 
@@ -73,6 +76,9 @@ func (s *Source) refresh(ctx context.Context, app *application, a *account, r re
 	if err != nil {
 		return err
 	}
+	// The flight may hang in a store that heeds no deadline.
+	ctx, cancel := context.WithTimeout(ctx, app.Client.Timeout()+lockSlack)
+	defer cancel()
 	select {
 	case <-f.done:
 		return f.err
@@ -139,9 +145,12 @@ func (f *flight) fly(ctx context.Context) error {
 		return storeError(err)
 	}
 	f.store, f.keyring = o.store, o.keyring
-	// Step 2.
+	// Step 2. A holder that died, or a lock that is broken, is got over in time;
+	// who has no valid token need not wait for that.
+	locked := time.AfterFunc(meetWait, func() { f.answer(f.passing(errLocked, providerRetry)) })
 	unlock := lockAccount(ctx, f.source.manager, f.store, f.account.id, f.app.Client.Timeout()+lockSlack)
 	defer unlock()
+	locked.Stop()
 	pctx, cancel := context.WithTimeout(ctx, preparation)
 	defer cancel()
 	for {
@@ -167,6 +176,11 @@ func (f *flight) attempt(ctx, pctx context.Context) error {
 		return nil // another instance was faster, or nothing can be renewed
 	}
 	f.posted = pair.PairID
+	if _, saving := f.source.manager.landing.Load(pair.Hash); saving {
+		// A consent whose number may still change: posted by this one, it would be
+		// posted again by the next.
+		return f.passing(errSaving, providerRetry)
+	}
 	if err := f.unknown(pctx, &state, pair); err != nil {
 		return err
 	}

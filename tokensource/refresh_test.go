@@ -83,6 +83,24 @@ func TestTwoInstancesRefreshOnce(t *testing.T) {
 	}
 }
 
+func TestNobodyWaitsLongForALockThatCannotBeHad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.storage = storetest.Hook(w.storage, failing("lock"))
+		i := w.instance()
+		i.seller("shop-1", 100)
+		time.Sleep(life + time.Minute)
+		asked := time.Now()
+		problem := i.problem("shop-1")
+		require.LessOrEqual(t, time.Since(asked), meetWait)
+		require.Equal(t, Connected, problem.Status)
+		require.ErrorIs(t, problem, errLocked)
+		i.eventually("shop-1", 100)
+		require.LessOrEqual(t, time.Since(asked), timeout+lockSlack+problem.RetryAfter, "the refresh goes on without the lock")
+		require.Equal(t, 1, w.provider.count())
+	})
+}
+
 func failing(op string) func(string, string) error {
 	return func(o, _ string) error {
 		if o == op {

@@ -41,6 +41,8 @@ type landing struct {
 	consent bool
 	// intent is renewed while the pair is on its way; nil for a consent.
 	intent *tokenstore.Intent
+	// written says that the store took the pair, by the number it has now.
+	written bool
 	// early is called once when the store does not take the pair at once.
 	early func()
 
@@ -82,16 +84,25 @@ func (l *landing) try(ctx context.Context) (tokenstore.Account, error) {
 	ctx, cancel := context.WithTimeout(ctx, landWait)
 	defer cancel()
 	id := l.account.id
-	if l.consent && l.pair.Authorization == 0 {
+	if l.written || l.consent && l.pair.Authorization == 0 {
 		state, err := l.store.Account(ctx, id)
-		if err != nil {
+		switch {
+		case err != nil:
 			return state, fmt.Errorf("reading account %s: %w", id, err)
+		case !l.written:
+			l.number(state.NextAuthorization())
+		case state.Tombstone >= l.pair.Authorization:
+			// Others may have refreshed the pair before the disconnect deleted it:
+			// added again, it would be posted again.
+			return state, errVoid
+		case covers(&state, l.pair.PairID):
+			return state, nil
 		}
-		l.number(state.NextAuthorization())
 	}
 	if err := l.store.AddPair(ctx, id, l.pair); err != nil {
 		return tokenstore.Account{}, fmt.Errorf("saving pair %s of account %s: %w", l.pair.PairID, id, err)
 	}
+	l.written = true
 	state, err := l.store.Account(ctx, id)
 	if err != nil {
 		return state, fmt.Errorf("reading back pair %s of account %s: %w", l.pair.PairID, id, err)
@@ -119,6 +130,7 @@ func (l *landing) voided(ctx context.Context) error {
 }
 
 func (l *landing) number(authorization uint64) {
+	l.written = false
 	l.mu.Lock()
 	l.pair.Authorization = authorization
 	l.mu.Unlock()
