@@ -62,7 +62,7 @@ func level(name string) zapcore.Level {
 	switch name {
 	case tokensource.EventAlarm:
 		return zapcore.ErrorLevel
-	case tokensource.EventRenewalFailed, tokensource.EventReconnectRequired:
+	case tokensource.EventRenewalFailed, tokensource.EventReconnectRequired, tokensource.EventNotListening:
 		return zapcore.WarnLevel
 	}
 	return zapcore.InfoLevel

@@ -69,7 +69,7 @@ func (s *Source) watch(ctx context.Context, store tokenstore.Watcher, changed *c
 				pauses.Reset()
 				if deaf {
 					deaf = false
-					s.observe(Event{Name: EventListening, Reason: ReasonStore})
+					s.observe(Event{Name: EventListening})
 				}
 			}
 			s.changed(c, changed)

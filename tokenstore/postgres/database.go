@@ -216,6 +216,9 @@ func (d *Database) pooledByTransaction(ctx context.Context, first *pgx.Conn) (bo
 	}
 	defer closeConn(second)
 	if err := simple(ctx, second, "begin"); err != nil {
+		if _, refused := errors.AsType[*pgconn.PgError](err); refused {
+			return true, nil // it pools by the statement
+		}
 		return false, err
 	}
 	taken, err := backend(ctx, second)

@@ -39,6 +39,7 @@ const (
 type locks struct {
 	db    *Database
 	space string
+	pause time.Duration
 	turns turns.Turns[int64]
 	slots chan struct{}
 
@@ -57,7 +58,7 @@ type locks struct {
 
 func newLocks(d *Database, space string) *locks {
 	return &locks{
-		db: d, space: space,
+		db: d, space: space, pause: firstPause,
 		slots: make(chan struct{}, mostHeld), session: make(chan struct{}, 1),
 		contended: make(map[int64]bool), waiting: make(map[int64]chan struct{}),
 	}
@@ -108,8 +109,10 @@ func (l *locks) acquire(ctx context.Context, key int64) (*pgx.Conn, error) {
 		delete(l.waiting, key)
 		l.mu.Unlock()
 	}()
-	for pause := firstPause; ; pause = min(2*pause, mostPause) {
-		conn, err := l.try(ctx, key, pause == firstPause)
+	tell := true
+	for pause := l.pause; ; pause = max(l.pause, min(2*pause, mostPause)) {
+		conn, err := l.try(ctx, key, tell)
+		tell = false
 		if conn != nil || err != nil {
 			return conn, err
 		}

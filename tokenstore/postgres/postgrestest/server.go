@@ -318,6 +318,15 @@ func (s *Server) Database(t testing.TB, settings ...string) string {
 	return s.dsn(name, settings...)
 }
 
+// Name is the name of the database in a connection string.
+func (s *Server) Name(dsn string) string {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimPrefix(u.Path, "/")
+}
+
 // Exec runs statements with a connection of their own.
 func (s *Server) Exec(t testing.TB, dsn, sql string) {
 	t.Helper()
