@@ -24,5 +24,12 @@ func (s *Store) Contended() bool {
 	return false
 }
 
+// Locked reports whether a lock is held here.
+func (d *Database) Locked() bool {
+	d.locks.mu.Lock()
+	defer d.locks.mu.Unlock()
+	return len(d.locks.contended) > 0
+}
+
 // NeverAskAgain has the store wait for the holder's word alone.
 func (s *Store) NeverAskAgain() { s.db.locks.pause = time.Hour }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,6 +20,9 @@ import (
 type proxy struct {
 	net.Listener
 	server string
+
+	// statements and journeys count what clients send.
+	statements, journeys atomic.Int64
 
 	mu    sync.Mutex
 	step  func() error
@@ -122,6 +126,15 @@ func (p *proxy) forward(client io.Reader, server io.Writer) error {
 		body := make([]byte, binary.BigEndian.Uint32(head)-4)
 		if _, err := io.ReadFull(client, body); err != nil {
 			return err
+		}
+		switch string(kind) {
+		case "E":
+			p.statements.Add(1)
+		case "S":
+			p.journeys.Add(1)
+		case "Q":
+			p.statements.Add(1)
+			p.journeys.Add(1)
 		}
 		p.mu.Lock()
 		step := p.step
