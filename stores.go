@@ -54,7 +54,7 @@ type PostgresStore struct {
 	// 1000. Default: 10.
 	MaxConnections int `json:"max_connections,omitempty"`
 
-	// How long one statement may take, from 100ms to 1m. Default: 10s.
+	// How long one statement may take, from 100ms to 1m. Default: 4s.
 	QueryTimeout caddy.Duration `json:"query_timeout,omitempty"`
 
 	database *pooledDatabase
@@ -83,7 +83,7 @@ func (p *pooledDatabase) Destruct() error {
 }
 
 // aPassword is one that stands in a connection string itself.
-var aPassword = regexp.MustCompile(`(?i)(://[^/@:]*:|\bpassword\s*=\s*'?)[^{@\s&]`)
+var aPassword = regexp.MustCompile(`(?i)(://[^/@:]*:[^{@/\s][^/\s]*@|\bpassword\s*=\s*'?[^{\s&])`)
 
 // Provision reads the connection string. It touches no network.
 func (p *PostgresStore) Provision(ctx caddy.Context) error {

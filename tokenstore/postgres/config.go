@@ -17,7 +17,10 @@ import (
 const (
 	defaultSchema         = "mercadopago"
 	defaultMaxConnections = 10
-	defaultQueryTimeout   = 10 * time.Second
+
+	// defaultQueryTimeout is shorter than what a pair that is being saved waits: a
+	// statement that the server ends leaves a connection that can be used.
+	defaultQueryTimeout = 4 * time.Second
 
 	// sessions are the connections that are not the pool's: one holds the locks,
 	// one listens.
@@ -50,7 +53,7 @@ type Config struct {
 	// MaxConnections is how many connections to the server are open at once at the
 	// most; 0 is 10.
 	MaxConnections int
-	// QueryTimeout is how long one statement may take; 0 is 10 s.
+	// QueryTimeout is how long one statement may take; 0 is 4 s.
 	QueryTimeout time.Duration
 }
 
@@ -114,7 +117,6 @@ func (c *Config) parse() (*pgxpool.Config, error) {
 
 // place names where the tables are, without who asks for them.
 func (c *Config) place(config *pgxpool.Config) string {
-	parts := []string{config.ConnConfig.Database, c.Schema, c.TablePrefix}
 	hosts := []string{config.ConnConfig.Host + ":" + strconv.Itoa(int(config.ConnConfig.Port))}
 	for _, f := range config.ConnConfig.Fallbacks {
 		// One host is listed once with TLS and once without, where both will do.
@@ -122,5 +124,5 @@ func (c *Config) place(config *pgxpool.Config) string {
 			hosts = append(hosts, host)
 		}
 	}
-	return digest(append(parts, hosts...)...).String()
+	return digest(append(hosts, config.ConnConfig.Database, c.Schema, c.TablePrefix)...).String()
 }

@@ -286,6 +286,33 @@ func TestWhatADeadInstanceTookIsRenewedByTheOthers(t *testing.T) {
 	}, 2*time.Minute, 10*time.Millisecond)
 }
 
+func TestManyColdSellersAtOnceShareFewConnections(t *testing.T) {
+	p, dsn := newProvider(), postgrestest.Shared(t).Database(t)
+	few := func(c *postgres.Config) { c.MaxConnections = 4 }
+	d := database(t, dsn, few)
+	a := join(t, p, d, 0)
+	const sellers = 500
+	s, err := d.Store(t.Context(), keyring(t, "k"))
+	require.NoError(t, err)
+	seed(t, p, s, sellers)
+	var all errgroup.Group
+	for i := range 4 * sellers {
+		all.Go(func() error {
+			token, err := a.Token(t.Context(), "", fmt.Sprint("shop-", i%sellers+1), time.Minute)
+			if err == nil && !strings.HasSuffix(token.AccessToken.Reveal(), fmt.Sprintf("-%d", i%sellers+1)) {
+				err = fmt.Errorf("seller %d was given another's token", i%sellers+1)
+			}
+			return err
+		})
+	}
+	for range 10 {
+		require.LessOrEqual(t, ask[int](t, dsn, connections), 4)
+	}
+	require.NoError(t, all.Wait())
+	_, _, reused := p.counted()
+	require.Zero(t, reused)
+}
+
 func TestWhatARefreshAndAColdSellerCost(t *testing.T) {
 	server := postgrestest.Shared(t)
 	p, dsn := newProvider(), server.Database(t)

@@ -46,7 +46,7 @@ ignore_startup_parameters = extra_float_digits
 	if err != nil {
 		program = "/usr/sbin/pgbouncer" // Debian keeps it out of people's path
 	}
-	pooler := exec.Command(program, "-q", settings) //nolint:gosec // our own arguments
+	pooler := exec.Command(program, "-q", settings)
 	pooler.Dir = "/"
 	pooler.SysProcAttr = s.attributes()
 	require.NoError(t, pooler.Start(), "run `make setup`, or install the package pgbouncer")

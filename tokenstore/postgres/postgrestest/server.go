@@ -180,7 +180,8 @@ func (s *Server) Close() {
 // programs finds PostgreSQL's programs: Debian keeps them out of the path.
 func programs() (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path), nil
+		path, err = filepath.EvalSymlinks(path)
+		return filepath.Dir(path), err
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {
@@ -330,11 +331,18 @@ func (s *Server) Name(dsn string) string {
 // Exec runs statements with a connection of their own.
 func (s *Server) Exec(t testing.TB, dsn, sql string) {
 	t.Helper()
+	require.NoError(t, s.Try(dsn, sql))
+}
+
+// Try is Exec for goroutines of a test.
+func (s *Server) Try(dsn, sql string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, dsn)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, conn.Close(ctx)) }()
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
 	_, err = conn.PgConn().Exec(ctx, sql).ReadAll()
-	require.NoError(t, err)
+	return err
 }
