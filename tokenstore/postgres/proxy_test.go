@@ -25,7 +25,7 @@ type proxy struct {
 	statements, journeys atomic.Int64
 
 	mu    sync.Mutex
-	step  func() error
+	step  func(kind byte) error
 	conns map[net.Conn]bool
 	down  bool
 }
@@ -63,7 +63,7 @@ func (p *proxy) through(t *testing.T, dsn string) string {
 }
 
 // set says what happens to messages. One that is down cuts all connections.
-func (p *proxy) set(down bool, step func() error) {
+func (p *proxy) set(down bool, step func(kind byte) error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.down, p.step = down, step
@@ -140,7 +140,7 @@ func (p *proxy) forward(client io.Reader, server io.Writer) error {
 		step := p.step
 		p.mu.Unlock()
 		if step != nil && len(kind) == 1 && kind[0] != 'p' && kind[0] != 'X' {
-			if err := step(); err != nil {
+			if err := step(kind[0]); err != nil {
 				return err
 			}
 		}
