@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/caddystorage"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/storetest"
 )
 
@@ -382,5 +383,43 @@ func (i *instance) failReadBack(n int) {
 			return errors.New("the disk is gone")
 		}
 		return nil
+	})
+}
+
+func TestAStoreThatIsEmptyAllOfASuddenDisconnectsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		i.lives("shop-1", 100)
+		full := i.store.Store
+		i.store.Store = caddystorage.New(storetest.NewMemory(), w.keyring) // a volume that is not mounted
+		time.Sleep(time.Hour)
+		i.lives("shop-1", 100)
+		require.Positive(t, i.events.count(EventAlarm))
+		time.Sleep(staleMax)
+		require.Equal(t, ReasonStore, i.problem("shop-1").Reason)
+		i.store.Store = full
+		i.eventually("shop-1", 100)
+	})
+}
+
+func TestNothingIsRefreshedIntoAStoreThatIsEmptyAllOfASudden(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.provider.life = 20 * time.Second
+		i := w.instance()
+		i.seller("shop-1", 100)
+		i.lives("shop-1", 100)
+		full, empty := i.store.Store, caddystorage.New(storetest.NewMemory(), w.keyring)
+		i.store.Store = empty
+		time.Sleep(25 * time.Second) // memory is believed, and its token has ended
+		require.Equal(t, ReasonStore, i.problem("shop-1").Reason)
+		require.Zero(t, w.provider.count())
+		state, err := empty.Account(t.Context(), accountID(100))
+		require.NoError(t, err)
+		require.Empty(t, state.Pairs)
+		i.store.Store = full
+		i.eventually("shop-1", 100)
 	})
 }

@@ -54,17 +54,6 @@ func TestAConsentThatADisconnectCrossesIsNumberedAboveIt(t *testing.T) {
 	})
 }
 
-func TestASpilledPairIsInTheStoreBeforeTheFirstRequestIsServed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.spilledBy(t)
-		w.slowly("/pair-")
-		w.instance().lives("shop-1", 100)
-		require.Equal(t, 1, w.provider.count())
-		time.Sleep(time.Minute)
-	})
-}
-
 func TestASpilledPairOfADisconnectedAccountIsNotWrittenAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
