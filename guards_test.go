@@ -304,6 +304,31 @@ func TestABodyIsNotReadBeforeItsSignatureHolds(t *testing.T) {
 	require.Equal(t, "{}", body.String())
 }
 
+func TestASignatureHasOneOfEachPart(t *testing.T) {
+	good, other := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
+	for name, test := range map[string]struct {
+		signature, query string
+		want             error
+	}{
+		"as it is":                {"ts=1704908010,v1=" + good, "data.id=1", nil},
+		"two times":               {"ts=1,ts=1704908010,v1=" + good, "data.id=1", errSignedOdd},
+		"two hashes":              {"ts=1704908010,v1=" + other + ",v1=" + good, "data.id=1", errSignedOdd},
+		"two ids":                 {"ts=1704908010,v1=" + good, "data.id=1&data.id=2", errSignedOdd},
+		"an id that is two parts": {"ts=1704908010,v1=" + good, "data.id=1%3Bts:2", errSignedOdd},
+	} {
+		_, err := parseSigned(test.query, http.Header{"X-Signature": {test.signature}})
+		require.Equal(t, test.want, err, name)
+	}
+}
+
+func TestStrangersFillTheLogWithALineAMinute(t *testing.T) {
+	var l rateLimit
+	now := time.Now()
+	require.True(t, l.allow(now))
+	require.False(t, l.allow(now.Add(time.Second)))
+	require.True(t, l.allow(now.Add(complaintPause)))
+}
+
 func TestAHeaderThatIsWrittenInSmallLettersIsTheSameOne(t *testing.T) {
 	h := &Handler{Inject: &Inject{Header: "x-mp-token"}}
 	h.setDefaults()

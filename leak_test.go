@@ -23,7 +23,8 @@ func TestAHundredReloadsUnderFaultsLeaveNothingBehind(t *testing.T) {
 	t.Run("ten before", func(t *testing.T) { reloadUnderFaults(t, 10) })
 	before, running := measured(), goleak.IgnoreCurrent()
 	t.Run("a hundred", func(t *testing.T) { reloadUnderFaults(t, 100) })
-	require.NoError(t, goleak.Find(running))
+	// What keeps a lock of Caddy's files fresh ends up to 5 seconds after the lock.
+	require.NoError(t, goleak.Find(running, goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh")))
 	after := measured()
 	t.Logf("before %s, after %s", before, after)
 	require.LessOrEqual(t, after.files, before.files, "open files")

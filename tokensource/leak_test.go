@@ -258,7 +258,7 @@ func (w *weather) comeAndGo() {
 			continue
 		}
 		c, err := s.Connection(context.Background(), "", name(seller))
-		if err == nil && s.Disconnect(context.Background(), "", name(seller), c.ID) == nil {
+		if err == nil && s.Disconnect(context.Background(), c) == nil {
 			w.count("disconnects")
 		}
 	}
