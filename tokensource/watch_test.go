@@ -108,7 +108,7 @@ func TestWhatAnotherInstanceChangesIsKnownAtOnce(t *testing.T) {
 		require.True(t, i.lives("shop-2", 200).AccessToken.Equal(newer.AccessToken))
 		require.False(t, old.AccessToken.Equal(newer.AccessToken))
 
-		require.NoError(t, other.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, other.Disconnect(t.Context(), c))
 		i.lives("shop-1", 100) // it was not told yet
 		store.tell(tokenstore.Change{Seller: "shop-1"})
 		require.Equal(t, NotConnected, i.problem("shop-1").Status)
@@ -149,7 +149,7 @@ func TestAfterAGapEverySellerIsReadAgainAndItIsToldOnceEachWay(t *testing.T) {
 			i.lives("shop-1", 100)
 			synctest.Wait()
 		}
-		require.NoError(t, other.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, other.Disconnect(t.Context(), c))
 		close(store.cut)
 		synctest.Wait()
 		require.Equal(t, 1, i.events.count(EventNotListening))
