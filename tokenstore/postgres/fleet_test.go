@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -322,11 +323,15 @@ func TestWhatARefreshAndAColdSellerCost(t *testing.T) {
 	for user := range int64(4) {
 		a.connect(t, fmt.Sprint("shop-", user+1), user+1)
 	}
+	// The least of several: on a connection that is new, statements are prepared.
 	count := func(what func()) (statements, journeys int64) {
-		what() // so that all statements are prepared
-		s, j := through.statements.Load(), through.journeys.Load()
-		what()
-		return through.statements.Load() - s, through.journeys.Load() - j
+		statements, journeys = math.MaxInt64, math.MaxInt64
+		for range 4 {
+			s, j := through.statements.Load(), through.journeys.Load()
+			what()
+			statements, journeys = min(statements, through.statements.Load()-s), min(journeys, through.journeys.Load()-j)
+		}
+		return statements, journeys
 	}
 	cold := int64(0)
 	b := join(t, p, one, 0)

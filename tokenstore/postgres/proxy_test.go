@@ -21,7 +21,8 @@ type proxy struct {
 	net.Listener
 	server string
 
-	// statements and journeys count what clients send.
+	// statements and journeys count what clients send, but for what is said to a
+	// connection that is new or has rested.
 	statements, journeys atomic.Int64
 
 	mu    sync.Mutex
@@ -131,9 +132,6 @@ func (p *proxy) forward(client io.Reader, server io.Writer) error {
 		case "E":
 			p.statements.Add(1)
 		case "S":
-			p.journeys.Add(1)
-		case "Q":
-			p.statements.Add(1)
 			p.journeys.Add(1)
 		}
 		p.mu.Lock()
