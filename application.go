@@ -220,6 +220,7 @@ func loopback(host string) bool {
 
 // missing is what to write for a value that is required, by its field.
 var missing = map[string]string{
+	"dsn":          "dsn {env.DATABASE_URL}, or another placeholder that holds the address of the database",
 	"client_id":    "client_id {env.MP_CLIENT_ID}, or the number from the dashboard",
 	"redirect_uri": "redirect_uri with the address from the dashboard, such as https://shop.example.com/connect/callback",
 }

@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/postgres"
 )
 
 func init() {
@@ -41,8 +44,14 @@ func init() {
 //			walk_every <duration>
 //			walk_rate  <accounts a minute>
 //		}
+//		store postgres <dsn> {
+//			schema          <name>
+//			table_prefix    <prefix>
+//			max_connections <number>
+//			query_timeout   <duration>
+//		}
 //		application <name> {
-//			# all of the above, but encryption_key and renewal
+//			# all of the above, but encryption_key, renewal and store
 //		}
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
@@ -85,6 +94,13 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if err := a.Renewal.unmarshal(d); err != nil {
 				return err
 			}
+		case "store":
+			if err := seen.note(d); err != nil {
+				return err
+			}
+			if err := a.unmarshalStore(d); err != nil {
+				return err
+			}
 		case "application":
 			if err := a.unmarshalApplication(d); err != nil {
 				return err
@@ -96,6 +112,58 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if _, ok := a.Applications[defaultApplication]; !ok {
 				a.Applications[defaultApplication] = &direct
 			}
+		}
+	}
+	return nil
+}
+
+func (a *App) unmarshalStore(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	if _, err := caddy.GetModule(storesNamespace + "." + name); err != nil {
+		return d.Errf("store %s: there is no such store here: write postgres, or leave the option out for Caddy's storage", name)
+	}
+	module, err := caddyfile.UnmarshalModule(d, storesNamespace+"."+name)
+	if err != nil {
+		return err
+	}
+	a.StoreRaw = caddyconfig.JSONModuleObject(module, "module", name, nil)
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the store from the option; see parseGlobal for its
+// syntax.
+func (p *PostgresStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if err := oneArg(d, &p.DSN); err != nil {
+		return err
+	}
+	seen := make(once)
+	for d.NextBlock(0) {
+		if err := seen.note(d); err != nil {
+			return err
+		}
+		var err error
+		switch option := d.Val(); option {
+		case "schema":
+			err = oneArg(d, &p.Schema)
+		case "table_prefix":
+			err = oneArg(d, &p.TablePrefix)
+		case "max_connections":
+			err = number(d, postgres.MostConnections, &p.MaxConnections)
+		case "query_timeout":
+			err = duration(d, &p.QueryTimeout)
+		default:
+			err = d.Errf("unrecognized option '%s' of store postgres: write schema, table_prefix, max_connections or query_timeout", option)
+		}
+		if err != nil {
+			return err
+		}
+		config := p.config()
+		if err := config.Validate(); err != nil {
+			return d.Err(err.Error())
 		}
 	}
 	return nil
@@ -392,4 +460,5 @@ func (h *Handler) unmarshalWebhook(d *caddyfile.Dispenser) error {
 var (
 	_ caddyfile.Unmarshaler = (*App)(nil)
 	_ caddyfile.Unmarshaler = (*Handler)(nil)
+	_ caddyfile.Unmarshaler = (*PostgresStore)(nil)
 )

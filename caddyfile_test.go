@@ -58,6 +58,10 @@ func TestEveryGoldenJSONLoads(t *testing.T) {
 		t.Setenv(name, "a-secret")
 	}
 	t.Setenv("MP_CLIENT_ID", "1234567890123456")
+	t.Setenv("MP_DATABASE_URL", "postgres://caddy@127.0.0.1:1/nowhere")
+	t.Setenv("MP_DATABASE_PASSWORD", "a-secret")
+	t.Setenv("MP_DATABASE_URL", "postgres://caddy@127.0.0.1:1/nowhere")
+	t.Setenv("MP_DATABASE_PASSWORD", "a-secret")
 	t.Setenv("MP_BR_CLIENT_ID", "6543210987654321")
 	t.Setenv("MP_ENCRYPTION_KEY", strings.Repeat("ab", 32))
 	older := filepath.Join(t.TempDir(), "older-key")

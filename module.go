@@ -64,17 +64,23 @@ type App struct {
 	//
 	// Default: a key is generated and kept beside the tokens, if Caddy's storage
 	// is its file system. Who can read that folder can then read the tokens. On
-	// any other storage a key is required.
+	// any other storage, and with a `store`, a key is required.
 	EncryptionKeys []string `json:"encryption_keys,omitempty"`
+
+	// The module that keeps the tokens: `postgres`, or another one of the namespace.
+	// Default: Caddy's storage.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=mercadopago.stores inline_key=module"`
 
 	// How tokens are renewed ahead of time, whether or not anyone uses them.
 	Renewal *Renewal `json:"renewal,omitempty"`
 
-	logger  *zap.Logger
-	storage certmagic.Storage
-	keys    []secret.Secret
-	source  *tokensource.Source
-	pooled  bool
+	logger   *zap.Logger
+	observer observer
+	storage  certmagic.Storage
+	store    StoreModule // nil is Caddy's storage
+	keys     []secret.Secret
+	source   *tokensource.Source
+	pooled   bool
 
 	pages *pages
 }
@@ -105,6 +111,17 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
 	a.storage = ctx.Storage()
 	a.pages = &pages{flows: make(map[string]*connect.Flow)}
+	if a.StoreRaw != nil {
+		loaded, err := ctx.LoadModule(a, "StoreRaw")
+		if err != nil {
+			return fmt.Errorf("loading the store: %w", err)
+		}
+		store, ok := loaded.(StoreModule)
+		if !ok {
+			return fmt.Errorf("store: %T keeps no tokens", loaded)
+		}
+		a.store = store
+	}
 	if err := a.provisionKeys(); err != nil {
 		return err
 	}
@@ -123,14 +140,18 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.pooled = true
-	storeID := identify(a.storage)
+	storeID, cure := identify(a.storage), storageCure
+	if a.store != nil {
+		storeID, cure = a.store.StoreID(), storeCure
+	}
+	a.observer = observer{a.logger, cure}
 	a.source = pooled.(*tokensource.Manager).Source(tokensource.Config{
 		StoreID:      storeID,
 		Open:         a.open,
 		Applications: applications,
 		Renewal:      renewal,
 		SpillDir:     filepath.Join(caddy.AppDataDir(), appName, "spill", storeID),
-		Observer:     observer{a.logger},
+		Observer:     a.observer,
 		Now:          now,
 	})
 	return nil
@@ -151,6 +172,9 @@ func (a *App) provisionKeys() error {
 	}
 	if len(a.keys) > 0 {
 		return nil
+	}
+	if a.store != nil {
+		return errors.New("encryption_key is missing: the store is not Caddy's file system, so no key is generated; make one with `openssl rand -base64 32` and configure the same one at every instance")
 	}
 	if _, ok := a.storage.(*certmagic.FileStorage); !ok {
 		return errors.New("encryption_key is missing: Caddy's storage is not its file system, so no key is generated; make one with `openssl rand -base64 32` and configure it")
@@ -191,6 +215,14 @@ func (a *App) provisionApplications() ([]tokensource.Application, error) {
 // open opens the store and the keyring. A generated key goes on opening what it
 // sealed after a key was configured.
 func (a *App) open(ctx context.Context) (tokenstore.Store, *secret.Keyring, error) {
+	if a.store != nil {
+		keyring, err := secret.NewKeyring(a.keys...)
+		if err != nil {
+			return nil, nil, err
+		}
+		store, err := a.store.OpenStore(ctx, keyring)
+		return store, keyring, err
+	}
 	keys := slices.Clone(a.keys)
 	if len(keys) == 0 {
 		generated, err := caddystorage.GeneratedKey(ctx, a.storage)

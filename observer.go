@@ -11,7 +11,14 @@ import (
 // renewal and failure.
 type observer struct {
 	logger *zap.Logger
+	// cure is what to do where the store cannot be used.
+	cure string
 }
+
+const (
+	storageCure = "Caddy's storage cannot be read or written, or its encryption key is missing: see to its path, permissions, free space and encryption_key; valid tokens serve on meanwhile, and nothing is lost"
+	storeCure   = "the store cannot be read or written, or its encryption key is missing: see to the server that it names, what it says, and encryption_key; valid tokens serve on meanwhile, and nothing is lost"
+)
 
 // Observe implements tokensource.Observer.
 func (o observer) Observe(event tokensource.Event) {
@@ -36,7 +43,7 @@ func (o observer) Observe(event tokensource.Event) {
 		fields = append(fields, zap.Duration("retry_after", event.RetryAfter))
 	}
 	if event.Reason == tokensource.ReasonStore {
-		fields = append(fields, zap.String("cure", "Caddy's storage cannot be read or written, or its encryption key is missing: see to its path, permissions, free space and encryption_key; valid tokens serve on meanwhile, and nothing is lost"))
+		fields = append(fields, zap.String("cure", o.cure))
 	}
 	if r := event.Renewals; r != nil {
 		fields = append(fields, zap.Int("due", r.Due), zap.Int("running", r.Running), zap.Int("failing", r.Failing),
@@ -55,7 +62,7 @@ func level(name string) zapcore.Level {
 	switch name {
 	case tokensource.EventAlarm:
 		return zapcore.ErrorLevel
-	case tokensource.EventRenewalFailed, tokensource.EventReconnectRequired:
+	case tokensource.EventRenewalFailed, tokensource.EventReconnectRequired, tokensource.EventNotListening:
 		return zapcore.WarnLevel
 	}
 	return zapcore.InfoLevel

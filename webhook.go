@@ -230,7 +230,7 @@ func (a *App) noteAuthorized(application string, userID int64, live bool) {
 	event := tokensource.Event{Name: tokensource.EventAuthorized, Application: application}
 	event.Account.ClientID = a.Applications[application].client.ClientID()
 	event.Account.UserID, event.Account.Live = userID, live
-	observer{a.logger}.Observe(event)
+	a.observer.Observe(event)
 }
 
 // notice is what an mp-connect notification says.

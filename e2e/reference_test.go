@@ -133,6 +133,7 @@ func TestTheREADMEHasEveryOptionOfTheCaddyfileAndNoOther(t *testing.T) {
 		"Global options":  {"App.UnmarshalCaddyfile", "Application.unmarshalOption"},
 		"Endpoints":       {"Application.unmarshalEndpoints"},
 		"Renewal":         {"Renewal.unmarshal"},
+		"PostgreSQL":      {"PostgresStore.UnmarshalCaddyfile"},
 		"Handler options": {"Handler.UnmarshalCaddyfile", "Handler.unmarshalOption"},
 	} {
 		require.ElementsMatch(t, options(t, methods...), r.firsts(t, heading), heading)

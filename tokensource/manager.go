@@ -46,6 +46,8 @@ type Manager struct {
 
 	renewerMu sync.Mutex
 	renewer   *renewer
+	watcherMu sync.Mutex
+	watcher   *watcher
 
 	mu           sync.Mutex
 	closed       bool
@@ -228,6 +230,7 @@ func (m *Manager) drain(ctx context.Context, except *realm) {
 
 // attach makes s the configuration that serves.
 func (m *Manager) attach(s *Source) {
+	defer m.watching()
 	defer m.renewing()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -242,6 +245,7 @@ func (m *Manager) attach(s *Source) {
 }
 
 func (m *Manager) detach(s *Source) {
+	defer m.watching()
 	defer m.renewing()
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -45,6 +45,8 @@ func (m *Manager) Renewals() Renewals {
 type queue struct {
 	// wake tells whoever runs the queue that something changed.
 	wake chan struct{}
+	// room tells whoever fills the queue from the store that some was worked off.
+	room chan struct{}
 
 	mu    sync.Mutex
 	lanes map[string]*lane // by client id
@@ -116,6 +118,7 @@ func (s *schedule) Pop() any {
 func newQueue() *queue {
 	return &queue{
 		wake:  make(chan struct{}, 1),
+		room:  make(chan struct{}, 1),
 		lanes: make(map[string]*lane),
 		items: make(map[tokenstore.AccountID]*item),
 	}
@@ -154,6 +157,13 @@ func (q *queue) meet(id tokenstore.AccountID, p plan, now time.Time, horizon tim
 	if it := q.items[id]; it == nil || !it.running && !it.failing {
 		q.plan(id, p, now, horizon)
 	}
+}
+
+// pass counts an account that the walk came by and that the store plans for.
+func (q *queue) pass() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.walk.seen++
 }
 
 func (q *queue) plan(id tokenstore.AccountID, p plan, now time.Time, horizon time.Duration) {
@@ -205,6 +215,10 @@ func (q *queue) done(it *item, p plan, now time.Time, horizon time.Duration) {
 	defer q.mu.Unlock()
 	it.lane.running--
 	it.running = false
+	select {
+	case q.room <- struct{}{}:
+	default:
+	}
 	q.changed = q.changed || it.failing || p.failing
 	delete(q.items, it.id)
 	if !p.at.IsZero() && p.at.Sub(now) <= horizon {

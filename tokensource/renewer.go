@@ -97,6 +97,7 @@ func (m *Manager) renewing() {
 	r.cancel = cancel
 	if m.spawn(0, func(context.Context) { r.run(ctx) }) {
 		m.spawn(0, func(context.Context) { r.walk(ctx) })
+		m.spawn(0, func(context.Context) { r.takeDue(ctx) })
 		m.renewer = r
 	} else {
 		cancel()
@@ -142,7 +143,7 @@ func (r *renewer) start() time.Duration {
 			started := s.manager.spawn(workWait, func(ctx context.Context) {
 				p := plan{at: it.at} // for others, should a store panic
 				defer func() { r.queue.done(it, p, s.now(), r.horizon()) }()
-				p = r.attend(ctx, app, it)
+				p = r.settle(ctx, it.id, r.attend(ctx, app, it))
 			})
 			if !started {
 				r.queue.done(it, it.plan, now, r.horizon())
@@ -185,7 +186,7 @@ func (r *renewer) attend(ctx context.Context, app *application, it *item) plan {
 	if a == nil {
 		a = s.realm.account(it.id)
 	}
-	p, orphan, err := r.look(ctx, o, app, a)
+	p, orphan, _, err := r.look(ctx, o, app, a)
 	now := s.now()
 	switch {
 	case err != nil:
@@ -314,6 +315,10 @@ func (s *Source) expect(app *application, a *account, consent bool) {
 	p, now := r.renewAt(app, a), s.now()
 	if forget := now.Add(forgetAfter + time.Minute); consent && (p.at.IsZero() || p.at.After(forget)) {
 		p = plan{at: forget} // unless someone confirms it
+	}
+	if o := s.opened.Load(); o != nil && o.scheduler() != nil {
+		s.schedule(o, a.id, p.at)
+		return
 	}
 	s.realm.queue.put(a.id, p, now, r.horizon())
 }

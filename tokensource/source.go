@@ -216,6 +216,7 @@ func (s *Source) open(ctx context.Context) (*opened, error) {
 		defer cancel()
 		s.replay(rctx, o)
 		s.opened.Store(o)
+		s.manager.watching()
 		return o, nil
 	})
 }

@@ -139,7 +139,11 @@ func (r *renewer) meet(ctx context.Context, o *opened, id tokenstore.AccountID) 
 	ctx, cancel := context.WithTimeout(ctx, loadWait)
 	defer cancel()
 	s := r.source
-	p, _, err := r.look(ctx, o, app, s.realm.account(id))
+	p, _, due, err := r.look(ctx, o, app, s.realm.account(id))
+	scheduler := o.scheduler()
+	if scheduler != nil && err == nil {
+		err = sooner(ctx, scheduler, id, due, p.at)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			s.troubled(app, storeError(err))
@@ -147,30 +151,34 @@ func (r *renewer) meet(ctx context.Context, o *opened, id tokenstore.AccountID) 
 		// One account that cannot be read holds up no other.
 		p = plan{at: s.now().Add(storeRetry), renews: true}
 	}
+	if scheduler != nil {
+		r.queue.pass()
+		return
+	}
 	r.queue.meet(id, p, s.now(), r.horizon())
 }
 
 // look reads an account, tidies it up, and plans what is to be done for it.
-func (r *renewer) look(ctx context.Context, o *opened, app *application, a *account) (p plan, orphan bool, err error) {
+func (r *renewer) look(ctx context.Context, o *opened, app *application, a *account) (p plan, orphan bool, due time.Time, err error) {
 	s := r.source
 	state, err := s.read(ctx, o.store, app.Name, a)
 	if err != nil {
-		return p, false, fmt.Errorf("reading account %s: %w", a.id, err)
+		return p, false, due, fmt.Errorf("reading account %s: %w", a.id, err)
 	}
 	connections, err := o.store.Connections(ctx, a.id)
 	if err != nil {
-		return p, false, fmt.Errorf("listing the connections of account %s: %w", a.id, err)
+		return p, false, due, fmt.Errorf("listing the connections of account %s: %w", a.id, err)
 	}
 	if err := s.tidy(ctx, o, a, &state); err != nil {
-		return p, false, fmt.Errorf("tidying account %s: %w", a.id, err)
+		return p, false, due, fmt.Errorf("tidying account %s: %w", a.id, err)
 	}
 	if len(connections) > 0 {
-		return r.renewAt(app, a), false, nil
+		return r.renewAt(app, a), false, state.DueAt, nil
 	}
 	if len(state.Pairs) == 0 {
-		return plan{}, true, nil
+		return plan{}, true, state.DueAt, nil
 	}
-	return plan{at: newest(&state).Add(forgetAfter)}, true, nil
+	return plan{at: newest(&state).Add(forgetAfter)}, true, state.DueAt, nil
 }
 
 // newest is when the account's newest pair was obtained.

@@ -168,6 +168,8 @@ type Account struct {
 	// Tombstone voids every pair of this authorization and of lower ones; 0
 	// where nothing was disconnected.
 	Tombstone uint64
+	// DueAt is when the account is due next; zero is never. Only a [Scheduler] tells.
+	DueAt time.Time
 }
 
 // Living returns the pairs without a verdict and above the tombstone, the
@@ -291,4 +293,32 @@ type Store interface {
 	// whose time is over, and tombstones of connections that nothing could bring
 	// back without them. It looks at about n of them, and goes on as Accounts does.
 	CleanUp(ctx context.Context, now time.Time, after string, n int) (next string, err error)
+}
+
+// Change is what an instance changed: the pairs of an account, or a seller's
+// connection. The zero Change says that changes may have been missed.
+type Change struct {
+	Account             AccountID
+	Application, Seller string
+}
+
+// Watcher is a [Store] that can tell what other instances change.
+type Watcher interface {
+	// Watch tells of each change that another instance makes, soon after it was
+	// made, until ctx is done, which is no error, or it cannot any more. Its first
+	// call, with the zero Change, says that it has begun. changed must not block.
+	Watch(ctx context.Context, changed func(Change)) error
+}
+
+// Scheduler is a [Store] that keeps when accounts come due, for the whole fleet,
+// and finds those that are at the same cost however many there are.
+type Scheduler interface {
+	// Due takes at most n accounts of an application whose time has come, the
+	// longest due first, and puts them off until then: no other call returns them
+	// before. Who took one and dies has so lost nothing but that time.
+	Due(ctx context.Context, clientID string, now, until time.Time, n int) ([]AccountID, error)
+
+	// Schedule says when an account is due next; never, at the zero time. To add a
+	// pair has it come due soon, unless it is scheduled after that.
+	Schedule(ctx context.Context, id AccountID, at time.Time) error
 }

@@ -96,7 +96,7 @@ func (s *Store) drop(ctx context.Context, folder string, names ...string) error 
 // Goroutines of this process take turns. Other instances are kept away by the
 // account's lock, where it works.
 func (s *Store) change(ctx context.Context, folder string, records func() error, added, dropped []string) error {
-	leave, err := s.indexes.enter(ctx, folder)
+	leave, err := s.indexes.Enter(ctx, folder)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package caddystorage
 
 import (
-	"context"
 	"regexp"
 	"strconv"
 	"strings"
@@ -106,20 +105,4 @@ func TestLockNamesSurviveFolding(t *testing.T) {
 	require.Equal(t, name, certmagic.StorageKeys.Safe(name))
 	require.Regexp(t, `^[a-z0-9]+$`, name)
 	require.NotEqual(t, lockName("ab", "c"), lockName("a", "bc"))
-}
-
-func TestGatesKeepNothingOfThoseWhoLeft(t *testing.T) {
-	var g gates
-	ctx, cancel := context.WithCancel(t.Context())
-	leave, err := g.enter(ctx, "a")
-	require.NoError(t, err)
-	gaveUp := make(chan error)
-	go func() {
-		_, err := g.enter(ctx, "a")
-		gaveUp <- err
-	}()
-	cancel()
-	require.ErrorIs(t, <-gaveUp, context.Canceled)
-	leave()
-	require.Empty(t, g.byName)
 }

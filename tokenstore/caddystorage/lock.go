@@ -21,7 +21,7 @@ const unlockPatience = 5 * time.Second
 // goroutines, so that they do not wait for each other at the storage's pace
 // (Caddy's files look once a second), then for the storage's.
 func (r *records) lock(ctx context.Context, name string) (tokenstore.Lock, error) {
-	leave, err := r.held.enter(ctx, name)
+	leave, err := r.held.Enter(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("waiting for lock %s: %w", name, err)
 	}
@@ -80,57 +80,4 @@ func (l *lock) Unlock(ctx context.Context) error {
 		}
 	})
 	return l.err
-}
-
-// gates is one mutex per name, kept only while somebody holds it or waits.
-type gates struct {
-	mu     sync.Mutex
-	byName map[string]*gate
-}
-
-type gate struct {
-	inside chan struct{}
-	users  int
-}
-
-// enter waits until nobody is inside or ctx is done.
-func (g *gates) enter(ctx context.Context, name string) (leave func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	at := g.join(name)
-	select {
-	case at.inside <- struct{}{}:
-	case <-ctx.Done():
-		g.part(name, at)
-		return nil, ctx.Err()
-	}
-	return func() {
-		<-at.inside
-		g.part(name, at)
-	}, nil
-}
-
-func (g *gates) join(name string) *gate {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	at := g.byName[name]
-	if at == nil {
-		if g.byName == nil {
-			g.byName = make(map[string]*gate)
-		}
-		at = &gate{inside: make(chan struct{}, 1)}
-		g.byName[name] = at
-	}
-	at.users++
-	return at
-}
-
-func (g *gates) part(name string, at *gate) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	at.users--
-	if at.users == 0 {
-		delete(g.byName, name)
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/internal/turns"
 )
 
 const (
@@ -34,7 +35,7 @@ var errTooLong = fmt.Errorf("the record has more than %d bytes: restore it from 
 // from unreadable.
 type records struct {
 	storage certmagic.Storage
-	held    gates
+	held    turns.Turns[string]
 }
 
 // envelope is the outside of every record but the pairs' and the generated key.

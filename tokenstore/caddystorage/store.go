@@ -12,13 +12,14 @@ import (
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/internal/turns"
 )
 
 // Store is a [tokenstore.Store] on CertMagic storage.
 type Store struct {
 	records
 	keyring *secret.Keyring
-	indexes gates
+	indexes turns.Turns[string]
 }
 
 // New returns the store that lies in storage, its tokens sealed with keyring. It
