@@ -1,0 +1,137 @@
+// Command bench measures what the plugin costs, on one machine and in one run, and
+// writes docs/benchmarks.md from what it measured.
+//
+//	go run .                       the quick run, of about two minutes
+//	go run . --scale full          the run that is in the docs
+//	go run . load --url <address>  the same load, sent to any proxy
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+)
+
+func main() {
+	commands := map[string]func([]string) error{
+		"load": loadCommand, "upstream": upstreamCommand,
+		// Caddy as users have it, with one store more.
+		"caddy": func(args []string) error {
+			os.Args = append([]string{"caddy"}, args...)
+			caddycmd.Main()
+			return nil
+		},
+	}
+	var err error
+	if command := commands[strings.Join(os.Args[1:min(2, len(os.Args))], "")]; command != nil {
+		err = command(os.Args[2:])
+	} else {
+		err = measure()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// scale is how much is measured.
+type scale struct {
+	costRounds         int
+	costLength         time.Duration
+	allocationRequests int
+}
+
+var scales = map[string]scale{
+	"smoke": {costRounds: 2, costLength: 100 * time.Millisecond, allocationRequests: 500},
+	"quick": {costRounds: 4, costLength: 300 * time.Millisecond, allocationRequests: 5000},
+	"full":  {costRounds: 30, costLength: time.Second, allocationRequests: 20_000},
+}
+
+// bench is one run.
+type bench struct {
+	scale
+	self   string // this program
+	binary string // caddy
+	root   string // of the repository
+	dir    string // for all that is written, gone afterwards
+	begun  time.Time
+}
+
+// part is a part of the measurements.
+type part struct {
+	name string
+	run  func(*bench, context.Context, *Report) error
+}
+
+var parts = []part{{"cost", (*bench).cost}}
+
+func measure() error {
+	size := flag.String("scale", "quick", "how much is measured: quick or full")
+	only := flag.String("only", "", "measure these `parts` only, separated by commas")
+	out := flag.String("out", "", "the `folder` for benchmarks.md and its plots (default: docs)")
+	flag.Parse()
+	chosen, ok := scales[*size]
+	if !ok || flag.NArg() > 0 {
+		return errors.New("write --scale quick or --scale full")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b := &bench{scale: chosen, begun: time.Now()}
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	if *out == "" {
+		*out = filepath.Join(b.root, "docs")
+	}
+	r := &Report{Scale: *size}
+	if err := r.describe(ctx, b); err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if *only != "" && !slices.Contains(strings.Split(*only, ","), p.name) {
+			continue
+		}
+		if err := p.run(b, ctx, r); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	r.Took = time.Since(b.begun)
+	return r.write(*out)
+}
+
+// prepare builds Caddy as users do.
+func (b *bench) prepare(ctx context.Context) (err error) {
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return fmt.Errorf("finding the repository: %w", err)
+	}
+	b.root = strings.TrimSpace(string(root))
+	if b.dir, err = os.MkdirTemp("", "caddy-mercadopago-bench-"); err != nil {
+		return err
+	}
+	b.binary = filepath.Join(b.dir, "caddy")
+	build := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "./cmd/caddy")
+	build.Dir, build.Stderr = b.root, os.Stderr
+	b.say("building Caddy")
+	return build.Run()
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%7s  "+format+"\n", append([]any{time.Since(b.begun).Round(time.Second)}, args...)...)
+}
