@@ -51,12 +51,14 @@ type scale struct {
 	costRounds         int
 	costLength         time.Duration
 	allocationRequests int
+	growthRounds       int
+	sellers            []int // that are in memory
 }
 
 var scales = map[string]scale{
-	"smoke": {costRounds: 2, costLength: 100 * time.Millisecond, allocationRequests: 500},
-	"quick": {costRounds: 4, costLength: 300 * time.Millisecond, allocationRequests: 5000},
-	"full":  {costRounds: 30, costLength: time.Second, allocationRequests: 20_000},
+	"smoke": {costRounds: 2, costLength: 100 * time.Millisecond, allocationRequests: 500, growthRounds: 2, sellers: []int{1000, 20_000}},
+	"quick": {costRounds: 4, costLength: 300 * time.Millisecond, allocationRequests: 5000, growthRounds: 4, sellers: []int{1000, 100_000}},
+	"full":  {costRounds: 30, costLength: time.Second, allocationRequests: 20_000, growthRounds: 15, sellers: []int{1000, 100_000, 1_000_000}},
 }
 
 // bench is one run.
@@ -75,7 +77,10 @@ type part struct {
 	run  func(*bench, context.Context, *Report) error
 }
 
-var parts = []part{{"cost", (*bench).cost}}
+var parts = []part{
+	{"cost", (*bench).cost},
+	{"growth", (*bench).growth},
+}
 
 func measure() error {
 	size := flag.String("scale", "quick", "how much is measured: quick or full")

@@ -129,5 +129,16 @@ func (r *Report) plots() map[string]string {
 		}
 		plots[fmt.Sprintf("cpu-%d", c.Connections)] = plotRatios(fmt.Sprintf("CPU time of a request, %d connections (1× is a static header)", c.Connections), marks)
 	}
+	if len(r.Growth) > 0 {
+		var marks []mark
+		for i, g := range r.Growth {
+			if i == 0 {
+				marks = append(marks, mark{label: g.Label() + " (A/A)", measured: g.CPU()})
+				continue
+			}
+			marks = append(marks, mark{label: g.Label(), measured: g.CPU(), target: 1.1})
+		}
+		plots["growth"] = plotRatios("CPU time of a request, by sellers in memory (1× is one seller)", marks)
+	}
 	return plots
 }

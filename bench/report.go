@@ -12,6 +12,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
 )
 
 const module = "github.com/caddy-mercadopago/caddy-mercadopago"
@@ -25,6 +27,7 @@ type Report struct {
 
 	Costs       []*Cost
 	Allocations []Allocations
+	Growth      []*Growth
 }
 
 // Machine is what everything ran on.
@@ -76,6 +79,9 @@ func after(file, name string) string {
 
 //go:embed benchmarks.md.tmpl
 var page string
+
+// CacheSize is how many sellers are kept in memory unless it is set otherwise.
+func (*Report) CacheSize() int { return tokensource.DefaultCacheSize }
 
 // write writes the page and its plots.
 func (r *Report) write(docs string) error {

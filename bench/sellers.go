@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	mercadopago "github.com/caddy-mercadopago/caddy-mercadopago"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
@@ -90,6 +91,14 @@ func init() { caddy.RegisterModule(CrowdStore{}) }
 // CaddyModule returns the Caddy module information.
 func (CrowdStore) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "mercadopago.stores.crowd", New: func() caddy.Module { return new(CrowdStore) }}
+}
+
+// UnmarshalCaddyfile takes the name alone.
+func (*CrowdStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	if d.Next(); d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
 }
 
 // StoreID implements mercadopago.StoreModule.

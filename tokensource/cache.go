@@ -227,7 +227,7 @@ func (r *realm) account(id tokenstore.AccountID) *account {
 	if a := r.accounts[id].Value(); a != nil {
 		return a
 	}
-	a := &account{id: id, sightings: make(map[string]sighting), unsent: make(map[string]struct{})}
+	a := &account{id: id}
 	a.known.Store(new(known))
 	pointer := weak.Make(a)
 	r.accounts[id] = pointer
@@ -373,6 +373,10 @@ func (s *Source) addAgain(ctx context.Context, store tokenstore.Store, app strin
 func (a *account) sight(state *tokenstore.Account, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if len(state.Intents) == 0 {
+		a.sightings, a.unsent = nil, nil // nearly all accounts, nearly always
+		return
+	}
 	seen := make(map[string]sighting, len(state.Intents))
 	for _, i := range state.Intents {
 		s, ok := a.sightings[i.Nonce]
@@ -383,6 +387,15 @@ func (a *account) sight(state *tokenstore.Account, now time.Time) {
 	}
 	a.sightings = seen
 	maps.DeleteFunc(a.unsent, func(nonce string, _ struct{}) bool { _, there := seen[nonce]; return !there })
+}
+
+// note notes that an intent is there, though nobody read it. The account must be
+// locked.
+func (a *account) note(i tokenstore.Intent, now time.Time) {
+	if a.sightings == nil {
+		a.sightings = make(map[string]sighting)
+	}
+	a.sightings[i.Nonce] = sighting{intent: i, at: now}
 }
 
 func sameIntent(a, b tokenstore.Intent) bool {
