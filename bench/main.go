@@ -53,12 +53,19 @@ type scale struct {
 	allocationRequests int
 	growthRounds       int
 	sellers            []int // that are in memory
+
+	onFiles, onPostgres      int // sellers
+	storeRounds, coldSellers int
+	callers                  int // at once
+	walkLength               time.Duration
+
+	flowRounds, wholeRounds int
 }
 
 var scales = map[string]scale{
-	"smoke": {costRounds: 2, costLength: 100 * time.Millisecond, allocationRequests: 500, growthRounds: 2, sellers: []int{1000, 20_000}},
-	"quick": {costRounds: 4, costLength: 300 * time.Millisecond, allocationRequests: 5000, growthRounds: 4, sellers: []int{1000, 100_000}},
-	"full":  {costRounds: 30, costLength: time.Second, allocationRequests: 20_000, growthRounds: 15, sellers: []int{1000, 100_000, 1_000_000}},
+	"smoke": {costRounds: 2, costLength: 100 * time.Millisecond, allocationRequests: 500, growthRounds: 2, sellers: []int{1000, 20_000}, onFiles: 2000, onPostgres: 5000, storeRounds: 2, coldSellers: 200, callers: 500, walkLength: time.Second, flowRounds: 2, wholeRounds: 1},
+	"quick": {costRounds: 4, costLength: 300 * time.Millisecond, allocationRequests: 5000, growthRounds: 4, sellers: []int{1000, 100_000}, onFiles: 10_000, onPostgres: 50_000, storeRounds: 3, coldSellers: 1000, callers: 5000, walkLength: 2 * time.Second, flowRounds: 4, wholeRounds: 2},
+	"full":  {costRounds: 30, costLength: time.Second, allocationRequests: 20_000, growthRounds: 15, sellers: []int{1000, 100_000, 1_000_000}, onFiles: 100_000, onPostgres: 1_000_000, storeRounds: 10, coldSellers: 2000, callers: 5000, walkLength: 10 * time.Second, flowRounds: 15, wholeRounds: 8},
 }
 
 // bench is one run.
@@ -80,6 +87,10 @@ type part struct {
 var parts = []part{
 	{"cost", (*bench).cost},
 	{"growth", (*bench).growth},
+	{"stores", (*bench).stores},
+	{"flow", (*bench).flow},
+	{"expired", (*bench).expired},
+	{"simulated", (*bench).simulated},
 }
 
 func measure() error {

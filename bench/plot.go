@@ -140,5 +140,15 @@ func (r *Report) plots() map[string]string {
 		}
 		plots["growth"] = plotRatios("CPU time of a request, by sellers in memory (1× is one seller)", marks)
 	}
+	if len(r.Stores) > 0 {
+		var bars []bar
+		for _, s := range r.Stores {
+			started, plain := s.Started().Median, s.Plain().Median
+			bars = append(bars,
+				bar{fmt.Sprintf("%s, %s", s.Name, count(s.Sellers)), started, rounded(started) + " ms"},
+				bar{"without the plugin", plain, rounded(plain) + " ms"})
+		}
+		plots["start"] = plotBars("From the start of the process to the first answer (target: 1 s)", bars, 1000)
+	}
 	return plots
 }

@@ -28,6 +28,9 @@ type Report struct {
 	Costs       []*Cost
 	Allocations []Allocations
 	Growth      []*Growth
+	Stores      []*Store
+	Flow        *Flow
+	Simulated   []Simulated
 }
 
 // Machine is what everything ran on.
@@ -83,6 +86,15 @@ var page string
 // CacheSize is how many sellers are kept in memory unless it is set otherwise.
 func (*Report) CacheSize() int { return tokensource.DefaultCacheSize }
 
+// FlowsAtOnce is how many flows a round has.
+func (*Report) FlowsAtOnce() int { return flowsAtOnce }
+
+// ProviderLatency is what a token request takes.
+func (*Report) ProviderLatency() time.Duration { return providerLatency }
+
+// HasExpired tells whether callers for one seller were measured.
+func (r *Report) HasExpired() bool { return r.Flow != nil && r.Flow.Callers > 0 }
+
 // write writes the page and its plots.
 func (r *Report) write(docs string) error {
 	plots := filepath.Join(docs, "benchmarks")
@@ -95,7 +107,7 @@ func (r *Report) write(docs string) error {
 		}
 	}
 	parsed, err := template.New("page").Funcs(template.FuncMap{
-		"times": times, "spread": spreadText, "judge": judge, "round": rounded, "bytes": bytesOf, "ms": ms, "count": count,
+		"times": times, "spread": spreadText, "judge": judge, "judgeBelow": judgeBelow, "judgeAbove": judgeAbove, "percent": percent, "minutes": minutes, "round": rounded, "bytes": bytesOf, "ms": ms, "count": count,
 	}).Parse(page)
 	if err != nil {
 		return err

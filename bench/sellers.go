@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -69,11 +70,16 @@ func (c crowd) Connection(_ context.Context, _, name string) (tokenstore.Connect
 		return tokenstore.Connection{}, tokenstore.ErrNotFound
 	}
 	connection, _ := seller(n, c.obtained, life)
+	// As a store reads it: nothing in it is anybody else's.
+	for _, text := range []*string{&connection.Application, &connection.Account.ClientID, &connection.Country} {
+		*text = strings.Clone(*text)
+	}
 	return connection, nil
 }
 
 func (c crowd) Account(_ context.Context, id tokenstore.AccountID) (tokenstore.Account, error) {
 	_, pair := seller(id.UserID-5_411_000_000, c.obtained, life)
+	pair.Scope = strings.Clone(pair.Scope)
 	return tokenstore.Account{ID: id, Pairs: []tokenstore.Pair{pair}}, nil
 }
 

@@ -20,11 +20,34 @@ func judge(measured, target float64) string {
 	if target == 0 {
 		return "—"
 	}
-	verdict := "met"
-	if math.Round(measured*1000) > math.Round(target*1000) {
-		verdict = "**missed**"
+	return verdict(math.Round(measured*1000) <= math.Round(target*1000), fmt.Sprintf("≤ %g", target))
+}
+
+// judgeBelow and judgeAbove are judge for what is no ratio, and for what is to be
+// high.
+func judgeBelow(measured, target float64, text string) string {
+	return verdict(measured < target, "< "+text)
+}
+
+func judgeAbove(measured, target float64) string {
+	return verdict(math.Round(measured*1000) >= math.Round(target*1000), fmt.Sprintf("≥ %g", target))
+}
+
+func verdict(met bool, target string) string {
+	if met {
+		return target + ": met"
 	}
-	return fmt.Sprintf("≤ %g: %s", target, verdict)
+	return target + ": **missed**"
+}
+
+func percent(part float64) float64 { return part * 100 }
+
+// minutes writes how long a run took.
+func minutes(d time.Duration) string {
+	if d < 90*time.Second {
+		return fmt.Sprintf("%.0f seconds", d.Seconds())
+	}
+	return fmt.Sprintf("%.0f minutes", d.Minutes())
 }
 
 // rounded writes a number with three digits that say something, thousands apart.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 	"weak"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
@@ -44,7 +45,7 @@ type entry struct {
 // snapshot is a connection with the best token of its account. It never
 // changes: what is newer is a new snapshot.
 type snapshot struct {
-	connection tokenstore.Connection
+	connection *tokenstore.Connection // the token's own: there are very many
 	account    *account
 	// known is what token was made from.
 	known *known
@@ -172,6 +173,8 @@ func newKnown(state *tokenstore.Account, tombstone uint64) *known {
 			k.condemned = append(k.condemned, p)
 			continue
 		}
+		// One text for all who have the same, instead of one for each.
+		p.Scope = unique.Make(p.Scope).Value()
 		k.living = append(k.living, p)
 	}
 	return k
@@ -408,8 +411,9 @@ func (a *account) snapshot(c tokenstore.Connection, app *application, now time.T
 	rejected := a.rejected
 	a.mu.Unlock()
 	k := a.known.Load()
+	t := &Token{Application: app.Name, Seller: c.Seller, Connection: c}
 	s := &snapshot{
-		connection:  c,
+		connection:  &t.Connection,
 		account:     a,
 		known:       k,
 		validatedAt: now,
@@ -420,15 +424,8 @@ func (a *account) snapshot(c tokenstore.Connection, app *application, now time.T
 	if p == nil {
 		return s
 	}
-	s.token = &Token{
-		Application: app.Name,
-		Seller:      c.Seller,
-		AccessToken: p.AccessToken,
-		ExpiresAt:   p.ExpiresAt,
-		PublicKey:   p.PublicKey,
-		Connection:  c,
-		Pair:        p.PairID,
-	}
+	t.AccessToken, t.ExpiresAt, t.PublicKey, t.Pair = p.AccessToken, p.ExpiresAt, p.PublicKey, p.PairID
+	s.token = t
 	s.obtainedAt = p.ObtainedAt
 	if k.needed(now, app.RenewBefore, 0, p) {
 		s.dueAt = now
