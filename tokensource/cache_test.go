@@ -66,3 +66,18 @@ func TestAReloadWithAnotherCacheSizeKeepsWhatFits(t *testing.T) {
 		next.Release()
 	})
 }
+
+func TestAProcessAtRestHasTheSameFewGoroutinesWhateverItKeeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		before := runtime.NumGoroutine()
+		i := w.instance(func(c *Config) { c.Renewal = Renewal{Parallel: 8} })
+		for n := range int64(50) {
+			i.seller(fmt.Sprint("shop-", n), 100+n)
+			i.lives(fmt.Sprint("shop-", n), 100+n)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.LessOrEqual(t, runtime.NumGoroutine()-before, 2, "the queue and the walk")
+	})
+}
