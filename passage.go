@@ -277,11 +277,7 @@ func (again *replay) restore(p *passage) {
 // keepFields copies a header, and its values, which later handlers may edit in
 // place. It is no map: every request pays for the copy, and few need it.
 func keepFields(kept []field, header http.Header) []field {
-	n := 0
-	for _, values := range header {
-		n += len(values)
-	}
-	all := make([]string, 0, n)
+	all := make([]string, 0, len(header)+2) // where it grows, what is in kept stays what it is
 	for name, values := range header {
 		if values != nil { // nil keeps a proxy from adding its own
 			from := len(all)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -191,7 +190,7 @@ func (b *bench) cost(ctx context.Context, r *Report) error {
 		c := &Cost{Connections: connections, Rounds: b.costRounds, Modes: costModes()}
 		for round := range b.costRounds {
 			b.say("cost of a request, %d connections: round %d of %d", connections, round+1, b.costRounds)
-			for _, i := range rand.Perm(len(c.Modes)) {
+			for _, i := range shuffled(len(c.Modes)) {
 				if err := b.costRound(ctx, w, c.Modes[i], connections); err != nil {
 					return err
 				}
@@ -215,7 +214,7 @@ func (b *bench) costRound(ctx context.Context, w *costWorld, m *Mode, connection
 		site string
 		into *loaded
 	}{{"STATIC_1", &round.first}, {"STATIC_2", &round.second}, {m.site, &round.mode}}
-	for _, i := range rand.Perm(3) {
+	for _, i := range shuffled(3) {
 		l := w.load(three[i].site, m.cookie, connections)
 		l.warmUp, l.length = b.costLength/5, b.costLength
 		got, err := b.send(ctx, l)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -86,7 +85,7 @@ func (b *bench) growth(ctx context.Context, r *Report) error {
 	}
 	for round := range b.growthRounds {
 		b.say("sellers in memory: round %d of %d", round+1, b.growthRounds)
-		for _, i := range rand.Perm(len(all)) {
+		for _, i := range shuffled(len(all)) {
 			got, err := b.send(ctx, all[i].load(b.costLength))
 			if err != nil {
 				return err

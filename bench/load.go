@@ -88,11 +88,11 @@ func loadCommand(args []string) error {
 
 // arguments are those with which a process of its own sends the load.
 func (l *load) arguments() []string {
-	args := []string{
+	args := append(make([]string, 0, 18+2*len(l.headers)),
 		"load", "--url", l.url, "--connections", strconv.Itoa(l.connections), "--warm-up", l.warmUp.String(), "--for", l.length.String(),
 		"--pick", strconv.Itoa(max(l.pick, 1)), "--among", strconv.Itoa(l.among), "--pid", strconv.Itoa(l.pid), "--status", strconv.Itoa(l.status),
-		"--once=" + strconv.FormatBool(l.once),
-	}
+		"--once="+strconv.FormatBool(l.once),
+	)
 	for _, header := range l.headers {
 		args = append(args, "--header", header)
 	}
@@ -196,10 +196,8 @@ func (l *load) dial(at *url.URL) (*client, error) {
 	if target == "" {
 		target = "/"
 	}
-	text := "GET " + target + " HTTP/1.1\r\nHost: " + at.Host + "\r\n"
-	for _, header := range l.headers {
-		text += header + "\r\n"
-	}
+	lines := append([]string{"GET " + target + " HTTP/1.1", "Host: " + at.Host}, l.headers...)
+	text := strings.Join(lines, "\r\n") + "\r\n"
 	return &client{
 		conn: conn, in: bufio.NewReaderSize(conn, 16<<10), parts: strings.Split(text+"\r\n", "{n}"),
 		took: make([]time.Duration, 0, 1<<14),

@@ -141,7 +141,7 @@ func (r *Report) plots() map[string]string {
 		plots["growth"] = plotRatios("CPU time of a request, by sellers in memory (1× is one seller)", marks)
 	}
 	if len(r.Stores) > 0 {
-		var bars []bar
+		bars := make([]bar, 0, 2*len(r.Stores))
 		for _, s := range r.Stores {
 			started, plain := s.Started().Median, s.Plain().Median
 			bars = append(bars,

@@ -177,7 +177,7 @@ func resident(pid int) (uint64, error) {
 
 // send sends a load from a process of its own.
 func (b *bench) send(ctx context.Context, l load) (loaded, error) {
-	command := exec.CommandContext(ctx, b.self, l.arguments()...)
+	command := exec.CommandContext(ctx, b.self, l.arguments()...) //nolint:gosec // our own arguments
 	command.Stderr = os.Stderr
 	out, err := command.Output()
 	if err != nil {

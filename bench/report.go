@@ -98,11 +98,11 @@ func (r *Report) HasExpired() bool { return r.Flow != nil && r.Flow.Callers > 0 
 // write writes the page and its plots.
 func (r *Report) write(docs string) error {
 	plots := filepath.Join(docs, "benchmarks")
-	if err := os.MkdirAll(plots, 0o755); err != nil { //nolint:gosec // docs are for everyone
+	if err := os.MkdirAll(plots, 0o755); err != nil {
 		return err
 	}
 	for name, svg := range r.plots() {
-		if err := os.WriteFile(filepath.Join(plots, name+".svg"), []byte(svg), 0o644); err != nil { //nolint:gosec // as above
+		if err := os.WriteFile(filepath.Join(plots, name+".svg"), []byte(svg), 0o644); err != nil { //nolint:gosec // docs are for everyone
 			return err
 		}
 	}
@@ -116,5 +116,5 @@ func (r *Report) write(docs string) error {
 	if err := parsed.Execute(&text, r); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(docs, "benchmarks.md"), []byte(text.String()), 0o644) //nolint:gosec // as above
+	return os.WriteFile(filepath.Join(docs, "benchmarks.md"), []byte(text.String()), 0o644) //nolint:gosec // docs are for everyone
 }

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"math/rand/v2"
 	"slices"
 )
+
+// shuffled returns the numbers below n in an order of their own.
+func shuffled(n int) []int { return rand.Perm(n) } //nolint:gosec // chance is all that is asked of it
 
 // spread is a median with the tenth and the ninetieth percentile of the rounds.
 type spread struct{ Low, Median, High float64 }

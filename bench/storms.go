@@ -6,11 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"sync"
 	"time"
@@ -61,7 +60,10 @@ type flowWorld struct {
 }
 
 func (b *bench) flowWorld(ctx context.Context, store string) (*flowWorld, error) {
-	folder := filepath.Join(b.dir, fmt.Sprintf("flow-%d", rand.Int64()))
+	folder, err := os.MkdirTemp(b.dir, "flow-")
+	if err != nil {
+		return nil, err
+	}
 	w := &flowWorld{values: map[string]string{"STORAGE": folder, "STORE": store}}
 	for _, name := range []string{"ADMIN", "SESSION", "STATIC_1", "STATIC_2"} {
 		address, err := newAddress()
@@ -80,7 +82,6 @@ func (b *bench) flowWorld(ctx context.Context, store string) (*flowWorld, error)
 	w.provider = sandbox.New(sandbox.Options{AcceptAny: true, Accounts: accounts})
 	mercadoPago := httptest.NewServer(w.provider)
 	w.values["PROVIDER"] = mercadoPago.URL
-	var err error
 	if w.server, err = b.startCaddy(ctx, []string{b.binary}, flowSites, w.values, host(w.values["SESSION"])); err != nil {
 		mercadoPago.Close()
 		return nil, err
@@ -150,7 +151,7 @@ func (b *bench) flow(ctx context.Context, r *Report) error {
 			site string
 			into *loaded
 		}{{"STATIC_1", &got.first}, {"STATIC_2", &got.second}, {"SESSION", &got.mode}}
-		for _, i := range rand.Perm(3) {
+		for _, i := range shuffled(3) {
 			l := load{
 				url: w.values[three[i].site] + "/connect", headers: []string{"Sec-Fetch-Site: same-origin", "Accept: text/html"},
 				connections: 64, pid: w.Process.Pid, status: http.StatusSeeOther, warmUp: b.costLength / 5, length: b.costLength,
@@ -176,7 +177,7 @@ func (b *bench) wholeFlows(ctx context.Context, f *Flow) error {
 	}{{"", &f.Files}, {"store postgres " + server.DSN(), &f.Postgres}}
 	for round := range b.wholeRounds {
 		b.say("whole flows: round %d of %d", round+1, b.wholeRounds)
-		for _, i := range rand.Perm(len(stores)) {
+		for _, i := range shuffled(len(stores)) {
 			w, err := b.flowWorld(ctx, stores[i].store)
 			if err != nil {
 				return err
