@@ -124,10 +124,10 @@ func measure() error {
 		if err := p.run(b, ctx, r); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
-	}
-	r.Took = time.Since(b.begun)
-	if err := r.write(*out); err != nil {
-		return err
+		r.Took = time.Since(b.begun)
+		if err := r.write(*out); err != nil { // after each part: what is measured is not lost
+			return err
+		}
 	}
 	b.say("written to %s", filepath.Join(*out, "benchmarks.md"))
 	return nil
