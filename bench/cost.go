@@ -99,6 +99,11 @@ type Cost struct {
 	Floor       [2]spread // CPU microseconds and requests a second of the baseline
 }
 
+// Label says how many connections there were.
+func (c *Cost) Label() string {
+	return plural(c.Connections, "connection")
+}
+
 func costModes() []*Mode {
 	return []*Mode{
 		{Name: "seller mode", Target: 1.02, site: "SELLER"},
@@ -189,7 +194,7 @@ func (b *bench) cost(ctx context.Context, r *Report) error {
 	for _, connections := range []int{64, 1} {
 		c := &Cost{Connections: connections, Rounds: b.costRounds, Modes: costModes()}
 		for round := range b.costRounds {
-			b.say("cost of a request, %d connections: round %d of %d", connections, round+1, b.costRounds)
+			b.say("cost of a request, %s: round %d of %d", c.Label(), round+1, b.costRounds)
 			for _, i := range shuffled(len(c.Modes)) {
 				if err := b.costRound(ctx, w, c.Modes[i], connections); err != nil {
 					return err

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -75,7 +73,7 @@ func (b *bench) growth(ctx context.Context, r *Report) error {
 	defer upstream.stop()
 	var all []*Growth
 	for _, n := range append([]int{1, 1}, b.sellers...) {
-		b.say("%s sellers in memory", count(n))
+		b.say("%s in memory", plural(n, "seller"))
 		g, err := b.grow(ctx, app, n)
 		if err != nil {
 			return err
@@ -156,5 +154,5 @@ func (g *Growth) load(length time.Duration) load {
 
 // Label names the process in a plot.
 func (g *Growth) Label() string {
-	return fmt.Sprintf("%s seller%s", count(g.Sellers), strings.Repeat("s", min(g.Sellers-1, 1)))
+	return plural(g.Sellers, "seller")
 }

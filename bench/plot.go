@@ -127,7 +127,7 @@ func (r *Report) plots() map[string]string {
 		for _, m := range c.Modes {
 			marks = append(marks, mark{m.Name, m.CPU(), m.AA(), m.Target})
 		}
-		plots[fmt.Sprintf("cpu-%d", c.Connections)] = plotRatios(fmt.Sprintf("CPU time of a request, %d connections (1× is a static header)", c.Connections), marks)
+		plots[fmt.Sprintf("cpu-%d", c.Connections)] = plotRatios("CPU time of a request, "+c.Label()+" (1× is a static header)", marks)
 	}
 	if len(r.Growth) > 0 {
 		var marks []mark

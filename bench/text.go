@@ -76,6 +76,14 @@ func count(n int) string {
 	return text.String()
 }
 
+// plural writes how many there are of something.
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return count(n) + " " + what
+}
+
 // bytesOf writes an amount of memory.
 func bytesOf(n float64) string {
 	for _, unit := range []string{"bytes", "KiB", "MiB"} {
