@@ -148,7 +148,7 @@ func (l *load) send(clients []*client, next *atomic.Int64, until time.Time) erro
 	for i, c := range clients {
 		done.Go(func() {
 			for errs[i] == nil {
-				n := rand.IntN(l.pick)
+				n := rand.IntN(l.pick) //nolint:gosec // as in shuffled
 				if l.once {
 					if n = int(next.Add(1)) - 1; n >= l.pick {
 						return

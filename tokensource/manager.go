@@ -240,7 +240,7 @@ func (m *Manager) attach(s *Source) {
 	}
 	m.attached = append(m.attached, s)
 	m.newest.Store(s)
-	s.realm.entries.SetMaximum(uint64(s.config.cacheSize())) //nolint:gosec // it is above 0
+	s.realm.entries.SetMaximum(uint64(s.config.cacheSize()))
 	for _, app := range s.applications {
 		app.state.rest()
 	}
