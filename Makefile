@@ -48,6 +48,7 @@ lint: ## Run the linters and check formatting and go.mod
 	go mod tidy -diff
 	$(TOOL) golangci-lint run
 	cd e2e && $(TOOL) golangci-lint run --config ../.golangci.yml
+	cd bench && $(TOOL) golangci-lint run --config ../.golangci.yml
 
 fmt: ## Format the code
 	$(TOOL) golangci-lint fmt
@@ -55,7 +56,11 @@ fmt: ## Format the code
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each
 	@tools/fuzz
 
-bench: ## Run the benchmarks and summarize them
+bench: setup ## Measure what the plugin costs, and write docs/benchmarks.md (BENCH=quick: a look, into artifacts)
+	cd bench && go run . --scale $(or $(BENCH),full)
+
+.PHONY: microbench
+microbench:
 	@mkdir -p artifacts
 	go test -run '^$$' -bench . -benchmem -count 6 ./... | tee artifacts/bench.txt
 	@$(TOOL) benchstat artifacts/bench.txt

@@ -188,12 +188,12 @@ func modes(tb testing.TB, w *warmed) []mode {
 		{"seller mode", bySeller, named, whole, 6, 0.35},
 		{"session mode", bySession, func(int) *http.Request {
 			return request("Cookie", cookie)
-		}, whole, 12, 0.75},
+		}, whole, 7, 0.75},
 		{"egress", egress, func(i int) *http.Request {
 			r := named(i)
 			r.Header.Del("Sec-Fetch-Site") // apps send none
 			return r
-		}, whole, 16, 1},
+		}, whole, 11, 1},
 	}
 }
 

@@ -39,6 +39,7 @@ func init() {
 //			api       <url>
 //			issuer    <url>
 //		}
+//		cache_size     <number>
 //		renewal {
 //			parallel   <number>
 //			walk_every <duration>
@@ -51,7 +52,7 @@ func init() {
 //			query_timeout   <duration>
 //		}
 //		application <name> {
-//			# all of the above, but encryption_key, renewal and store
+//			# all of the above, but encryption_key, cache_size, renewal and store
 //		}
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
@@ -85,6 +86,13 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			a.EncryptionKeys = d.RemainingArgs()
 			if len(a.EncryptionKeys) == 0 {
 				return d.ArgErr()
+			}
+		case "cache_size":
+			if err := seen.note(d); err != nil {
+				return err
+			}
+			if err := number(d, mostCacheSize, &a.CacheSize); err != nil {
+				return err
 			}
 		case "renewal":
 			if err := seen.note(d); err != nil {

@@ -41,6 +41,9 @@ const appName = "mercadopago"
 // directly in the global block.
 const defaultApplication = "default"
 
+// mostCacheSize bounds what can be set: it is some gigabytes.
+const mostCacheSize = 10_000_000
+
 func init() {
 	caddy.RegisterModule(App{})
 }
@@ -70,6 +73,10 @@ type App struct {
 	// The module that keeps the tokens: `postgres`, or another one of the namespace.
 	// Default: Caddy's storage.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=mercadopago.stores inline_key=module"`
+
+	// How many sellers are kept in memory at the most, those that are asked for often
+	// before others. Who is not there is read from the store again. Default: 262144.
+	CacheSize int `json:"cache_size,omitempty"`
 
 	// How tokens are renewed ahead of time, whether or not anyone uses them.
 	Renewal *Renewal `json:"renewal,omitempty"`
@@ -129,6 +136,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	if a.CacheSize < 0 || a.CacheSize > mostCacheSize {
+		return fmt.Errorf("cache_size: write a number from 1 to %d, such as 262144", mostCacheSize)
+	}
 	renewal, err := a.Renewal.settings()
 	if err != nil {
 		return err
@@ -149,6 +159,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		StoreID:      storeID,
 		Open:         a.open,
 		Applications: applications,
+		CacheSize:    a.CacheSize,
 		Renewal:      renewal,
 		SpillDir:     filepath.Join(caddy.AppDataDir(), appName, "spill", storeID),
 		Observer:     a.observer,

@@ -212,11 +212,14 @@ func (p *passage) release() error {
 type replay struct {
 	method, host, requestURI string
 	url                      url.URL
-	header, responseHeader   http.Header
+	header, responseHeader   []field
 	body                     []byte // nil where there is none
 	contentLength            int64
 	transferEncoding         []string
 	groups                   map[string]struct{}
+
+	// Room for the fields that most requests have.
+	room [24]field
 }
 
 // keep keeps what is needed to send a request again, with its body, which is
@@ -228,10 +231,11 @@ func (again *replay) keep(p *passage) (bool, error) {
 	}
 	*again = replay{
 		method: r.Method, host: r.Host, requestURI: r.RequestURI, url: *r.URL,
-		header: r.Header.Clone(), responseHeader: p.Header().Clone(),
 		contentLength: r.ContentLength, transferEncoding: r.TransferEncoding,
 		groups: maps.Clone(routeGroups(r)),
 	}
+	again.header = keepFields(again.room[:0:16], r.Header)
+	again.responseHeader = keepFields(again.room[16:16], p.Header())
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
 		return true, nil
 	}
@@ -258,20 +262,37 @@ func (again *replay) restore(p *passage) {
 	r.Method, r.Host, r.RequestURI = again.method, again.host, again.requestURI
 	*r.URL = again.url
 	r.ContentLength, r.TransferEncoding = again.contentLength, again.transferEncoding
-	replace(r.Header, again.header)
-	replace(p.Header(), again.responseHeader)
-	replace(routeGroups(r), again.groups)
+	restoreFields(r.Header, again.header)
+	restoreFields(p.Header(), again.responseHeader)
+	if groups := routeGroups(r); groups != nil {
+		clear(groups)
+		maps.Copy(groups, again.groups)
+	}
 	if again.body != nil {
 		// A reader of its own: a transport may still read from the first one.
 		r.Body = io.NopCloser(bytes.NewReader(again.body))
 	}
 }
 
-// replace makes the contents of a map those of another, in place: others hold
-// the same map.
-func replace[M ~map[string]V, V any](into, from M) {
-	clear(into)
-	maps.Copy(into, from)
+// keepFields copies a header, and its values, which later handlers may edit in
+// place. It is no map: every request pays for the copy, and few need it.
+func keepFields(kept []field, header http.Header) []field {
+	all := make([]string, 0, len(header)+2) // where it grows, what is in kept stays what it is
+	for name, values := range header {
+		if values != nil { // nil keeps a proxy from adding its own
+			from := len(all)
+			all = append(all, values...)
+			values = all[from:len(all):len(all)]
+		}
+		kept = append(kept, field{name, values})
+	}
+	return kept
+}
+
+// restoreFields makes a header what it was, in place: others hold the same map.
+func restoreFields(header http.Header, kept []field) {
+	clear(header)
+	restore(header, kept)
 }
 
 // routeGroups returns Caddy's note of which `handle` groups a request has been

@@ -93,3 +93,17 @@ func TestPlaceholdersAreEmptyWhereThereIsNothingToTell(t *testing.T) {
 	require.NoError(t, stopCaddy()) // so that the log is written
 	require.Equal(t, 2, strings.Count(r.logged(), `"told":""`), "empty, and never unset")
 }
+
+func TestAHeaderThatWasKeptIsWhatItWasWhateverBecameOfIt(t *testing.T) {
+	header := http.Header{"A": {"1", "2"}, "B": {"3"}, "X-Forwarded-For": nil, "Empty": {}}
+	was := header.Clone()
+	kept := keepFields(nil, header)
+	header["A"][1] = "edited in place"
+	header["B"] = append(header["B"][:0], "over it")
+	delete(header, "Empty")
+	header["New"] = []string{"x"}
+	restoreFields(header, kept)
+	require.Equal(t, was, header)
+	require.Nil(t, header["X-Forwarded-For"])
+	require.Contains(t, header, "X-Forwarded-For")
+}

@@ -13,6 +13,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net"
 	"net/http"
 	"net/url"
@@ -114,12 +115,14 @@ type Flow struct {
 	cookiePrefix  string
 	sessionCookie string
 	sessionNames  []string
+	opened        openedSessions
 }
 
 // New returns a flow, or says what is wrong with its configuration. It touches
 // no network and no store.
 func New(c Config) (*Flow, error) {
 	f := &Flow{
+		opened:      openedSessions{seed: maphash.MakeSeed()},
 		application: c.Application, client: c.Client, source: c.Source,
 		sellerMode: c.SellerMode, confirm: c.Confirm, returnTo: slices.Clone(c.ReturnTo),
 		sessionTTL: c.SessionTTL, log: c.Logger, now: c.Now,

@@ -63,21 +63,31 @@ func (f *Flow) Session(r *http.Request) (seller, connectionID string, err error)
 	if value == "" || len(value) > maxSessionCookie {
 		return "", "", nil
 	}
-	sealed, err := base64url.DecodeString(value)
-	if err != nil {
-		return "", "", nil
+	keyring, keyErr := f.source.Keyring(r.Context())
+	var s session
+	known := false
+	if keyErr == nil {
+		s, known = f.opened.find(keyring, value)
 	}
-	keyring, err := f.source.Keyring(r.Context())
-	if err != nil {
-		return "", "", fmt.Errorf("opening a session: %w", err)
+	if !known {
+		sealed, err := base64url.DecodeString(value)
+		if err != nil {
+			return "", "", nil
+		}
+		if keyErr != nil {
+			return "", "", fmt.Errorf("opening a session: %w", keyErr)
+		}
+		text, err := keyring.Open(secret.Session, sealed, f.sessionNames...)
+		if err != nil {
+			f.log.Debug("a session cookie does not open", zap.Error(err))
+			return "", "", nil
+		}
+		if s, err = unpackSession(string(text)); err != nil {
+			return "", "", nil
+		}
+		f.opened.keep(keyring, value, s)
 	}
-	text, err := keyring.Open(secret.Session, sealed, f.sessionNames...)
-	if err != nil {
-		f.log.Debug("a session cookie does not open", zap.Error(err))
-		return "", "", nil
-	}
-	s, err := unpackSession(string(text))
-	if err != nil || !f.now().Before(s.ends) {
+	if !f.now().Before(s.ends) {
 		return "", "", nil
 	}
 	return s.seller, s.connection, nil

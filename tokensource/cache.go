@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 	"weak"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
@@ -45,7 +46,7 @@ type entry struct {
 // snapshot is a connection with the best token of its account. It never
 // changes: what is newer is a new snapshot.
 type snapshot struct {
-	connection tokenstore.Connection
+	connection *tokenstore.Connection // the token's own: there are very many
 	account    *account
 	// known is what token was made from.
 	known *known
@@ -173,6 +174,8 @@ func newKnown(state *tokenstore.Account, tombstone uint64) *known {
 			k.condemned = append(k.condemned, p)
 			continue
 		}
+		// One text for all who have the same, instead of one for each.
+		p.Scope = unique.Make(p.Scope).Value()
 		k.living = append(k.living, p)
 	}
 	return k
@@ -228,7 +231,7 @@ func (r *realm) account(id tokenstore.AccountID) *account {
 	if a := r.accounts[id].Value(); a != nil {
 		return a
 	}
-	a := &account{id: id, sightings: make(map[string]sighting), unsent: make(map[string]struct{})}
+	a := &account{id: id}
 	a.known.Store(new(known))
 	pointer := weak.Make(a)
 	r.accounts[id] = pointer
@@ -395,6 +398,10 @@ func (s *Source) addAgain(ctx context.Context, store tokenstore.Store, app strin
 func (a *account) sight(state *tokenstore.Account, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if len(state.Intents) == 0 {
+		a.sightings, a.unsent = nil, nil // nearly all accounts, nearly always
+		return
+	}
 	seen := make(map[string]sighting, len(state.Intents))
 	for _, i := range state.Intents {
 		s, ok := a.sightings[i.Nonce]
@@ -407,6 +414,15 @@ func (a *account) sight(state *tokenstore.Account, now time.Time) {
 	maps.DeleteFunc(a.unsent, func(nonce string, _ struct{}) bool { _, there := seen[nonce]; return !there })
 }
 
+// note notes that an intent is there, though nobody read it. The account must be
+// locked.
+func (a *account) note(i tokenstore.Intent, now time.Time) {
+	if a.sightings == nil {
+		a.sightings = make(map[string]sighting)
+	}
+	a.sightings[i.Nonce] = sighting{intent: i, at: now}
+}
+
 func sameIntent(a, b tokenstore.Intent) bool {
 	return a.Pair == b.Pair && a.Instance == b.Instance && a.Nonce == b.Nonce && a.Attempt == b.Attempt && a.At.Equal(b.At)
 }
@@ -417,8 +433,9 @@ func (a *account) snapshot(c tokenstore.Connection, app *application, now time.T
 	rejected := a.rejected
 	a.mu.Unlock()
 	k := a.known.Load()
+	t := &Token{Application: app.Name, Seller: c.Seller, Connection: c}
 	s := &snapshot{
-		connection:  c,
+		connection:  &t.Connection,
 		account:     a,
 		known:       k,
 		validatedAt: now,
@@ -429,15 +446,8 @@ func (a *account) snapshot(c tokenstore.Connection, app *application, now time.T
 	if p == nil {
 		return s
 	}
-	s.token = &Token{
-		Application: app.Name,
-		Seller:      c.Seller,
-		AccessToken: p.AccessToken,
-		ExpiresAt:   p.ExpiresAt,
-		PublicKey:   p.PublicKey,
-		Connection:  c,
-		Pair:        p.PairID,
-	}
+	t.AccessToken, t.ExpiresAt, t.PublicKey, t.Pair = p.AccessToken, p.ExpiresAt, p.PublicKey, p.PairID
+	s.token = t
 	s.obtainedAt = p.ObtainedAt
 	if k.needed(now, app.RenewBefore, 0, p) {
 		s.dueAt = now

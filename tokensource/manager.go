@@ -23,9 +23,10 @@ const (
 	drainWait = 30 * time.Second
 	// boundSlack is how long work that heeds its deadline may take to end after it.
 	boundSlack = time.Second
-	// entriesKept bounds the memory: about 1 KiB for each entry.
-	entriesKept = 1 << 18
 )
+
+// DefaultCacheSize is how many sellers are kept in memory unless it is configured.
+const DefaultCacheSize = 1 << 18
 
 var errEnding = errors.New("the server is shutting down")
 
@@ -171,13 +172,13 @@ type realm struct {
 	idle    chan struct{}
 }
 
-func newRealm(m *Manager) *realm {
+func newRealm(m *Manager, cacheSize int) *realm {
 	return &realm{
 		manager: m,
 		// Without an executor of its own the cache starts goroutines for its
 		// upkeep, and a hit would allocate.
 		entries: otter.Must(&otter.Options[key, *entry]{
-			MaximumSize: entriesKept,
+			MaximumSize: cacheSize,
 			Executor:    func(fn func()) { fn() },
 		}),
 		accounts: make(accounts),
@@ -239,6 +240,7 @@ func (m *Manager) attach(s *Source) {
 	}
 	m.attached = append(m.attached, s)
 	m.newest.Store(s)
+	s.realm.entries.SetMaximum(uint64(s.config.cacheSize()))
 	for _, app := range s.applications {
 		app.state.rest()
 	}

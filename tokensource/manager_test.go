@@ -223,7 +223,7 @@ func TestTwoSellersOfOneAccountShareItsRefresh(t *testing.T) {
 
 func TestAccountsThatNobodyHoldsAreForgotten(t *testing.T) {
 	m := NewManager()
-	r := newRealm(m)
+	r := newRealm(m, 1)
 	held := r.account(accountID(1))
 	for n := range int64(1000) {
 		r.account(accountID(n + 2))

@@ -63,7 +63,7 @@ func (f *flight) passing(err error, retryAfter time.Duration) error {
 func (f *flight) lost(pair *tokenstore.Pair, intent tokenstore.Intent, err error) error {
 	a, now := f.account, f.source.now()
 	a.mu.Lock()
-	a.sightings[intent.Nonce] = sighting{intent: intent, at: now}
+	a.note(intent, now)
 	a.mu.Unlock()
 	return f.hold(f.retryAt([]tokenstore.Intent{intent}, pair), err)
 }
@@ -263,8 +263,11 @@ func (f *flight) withdraw(ctx context.Context, intents ...tokenstore.Intent) {
 		err := f.persist(ctx, func(ctx context.Context) error { return f.store.DeleteIntent(ctx, f.account.id, i) })
 		if err != nil {
 			f.account.mu.Lock()
+			if f.account.unsent == nil {
+				f.account.unsent = make(map[string]struct{})
+			}
 			f.account.unsent[i.Nonce] = struct{}{}
-			f.account.sightings[i.Nonce] = sighting{intent: i, at: f.source.now()}
+			f.account.note(i, f.source.now())
 			f.account.mu.Unlock()
 		}
 	}

@@ -71,7 +71,7 @@ func TestSellersThatWereImportedOnOneDayDoNotComeDueTogether(t *testing.T) {
 	var hours [72]int
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for n := range int64(10_000) {
-		a := newRealm(NewManager()).accountFor(accountID(n+1), pairOf(now, life))
+		a := newRealm(NewManager(), 1).accountFor(accountID(n+1), pairOf(now, life))
 		at, ok := a.renewAt(now, 0)
 		require.True(t, ok)
 		early := now.Add(150 * day).Sub(at)

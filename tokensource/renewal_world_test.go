@@ -46,6 +46,9 @@ type many struct {
 	reused   int
 	latency  time.Duration
 	last     time.Time
+	// Before downUntil the provider refuses connections.
+	downUntil    time.Time
+	refusedPosts int
 }
 
 func newMany(n int, obtained time.Time) *many {
@@ -73,6 +76,10 @@ func (m *many) Refresh(_ context.Context, refresh secret.Secret) (oauth.Answer, 
 	time.Sleep(m.latency)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if time.Now().Before(m.downUntil) {
+		m.refusedPosts++
+		return oauth.Answer{}, &oauth.Error{Outcome: oauth.Refused}
+	}
 	m.posts++
 	m.last = time.Now()
 	parts := strings.Split(refresh.Reveal(), "-")
@@ -188,11 +195,38 @@ func TestTenThousandDueRenewalsTakeHardlyLongerThanTheyMust(t *testing.T) {
 					require.NoError(t, manager.Destruct())
 				}
 				ideal := n * m.latency / 64
-				t.Logf("%d renewals by %d: %s, ideal %s", m.posts, instances, m.last.Sub(began), ideal)
+				t.Logf("%d due renewals, instances: %d, a token request takes %s: done in %s (one instance, 64 at once, needs %s at the least)", m.posts, instances, m.latency, m.last.Sub(began).Round(time.Millisecond), ideal)
 				require.Equal(t, n, m.posts)
 				require.Zero(t, m.reused)
 				require.LessOrEqual(t, m.last.Sub(began), ideal*115/100)
 			})
 		})
 	}
+}
+
+// The provider is down when ten thousand come due, and back an hour later.
+func TestAnHourWithoutTheProviderLosesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10_000
+		m := newMany(n, time.Now())
+		m.latency = 100 * time.Millisecond
+		keyring := newWorld(t).keyring
+		time.Sleep(160 * day)
+		back := time.Now().Add(time.Hour)
+		m.downUntil = back
+		manager := NewManager()
+		manager.Source(Config{
+			StoreID:      "one",
+			Open:         func(context.Context) (tokenstore.Store, *secret.Keyring, error) { return m, keyring, nil },
+			Applications: []Application{{Client: m}},
+			Renewal:      Renewal{Parallel: 64, WalkRate: 60_000},
+		}).Start()
+		time.Sleep(3 * time.Hour)
+		require.NoError(t, manager.Destruct())
+		t.Logf("%d due renewals, the provider down for an hour: %d requests meanwhile, all renewed %s after it was back", n, m.refusedPosts, m.last.Sub(back).Round(time.Second))
+		require.Equal(t, n, m.posts)
+		require.Zero(t, m.reused)
+		require.Less(t, m.refusedPosts, n/10, "a provider that is down is left alone")
+		require.Less(t, m.last.Sub(back), time.Hour)
+	})
 }

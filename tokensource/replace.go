@@ -39,7 +39,7 @@ func (s *Source) Replace(ctx context.Context, failed *Token) (*Token, error) {
 	a := snap.account
 	if err := c.mayForce(app, a, failed.Pair); err != nil {
 		// The refresh that another request asked for may be over by now.
-		if newer := other(a.snapshot(snap.connection, app, c.now()).token, failed); newer != nil {
+		if newer := other(a.snapshot(*snap.connection, app, c.now()).token, failed); newer != nil {
 			return newer, nil
 		}
 		return nil, err
@@ -48,7 +48,7 @@ func (s *Source) Replace(ctx context.Context, failed *Token) (*Token, error) {
 	a.mu.Lock()
 	a.forcing--
 	a.mu.Unlock()
-	snap = a.snapshot(snap.connection, app, c.now())
+	snap = a.snapshot(*snap.connection, app, c.now())
 	if newer := other(snap.token, failed); newer != nil {
 		return newer, nil
 	}

@@ -58,7 +58,7 @@ func (m *Manager) Source(config Config) *Source {
 	defer m.mu.Unlock()
 	s.realm = m.realms[config.StoreID]
 	if s.realm == nil {
-		s.realm = newRealm(m)
+		s.realm = newRealm(m, config.cacheSize())
 		m.realms[config.StoreID] = s.realm
 	}
 	s.realm.sources++

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unique"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
@@ -109,7 +110,7 @@ func (s *Source) fetch(ctx context.Context, app *application, k key, minValidity
 	err := s.refresh(rctx, app, snap.account, renewal{minValidity: minValidity})
 	// Whatever came of it: what is valid now is served.
 	now = s.now()
-	if snap = snap.account.snapshot(snap.connection, app, now); snap.token != nil {
+	if snap = snap.account.snapshot(*snap.connection, app, now); snap.token != nil {
 		return snap.token, nil
 	}
 	if err == nil {
@@ -143,7 +144,7 @@ func (s *Source) fromMemory(app *application, k key) *snapshot {
 
 // again is the snapshot with what its account knows now, read no later.
 func (s *snapshot) again(app *application, now time.Time) *snapshot {
-	next := s.account.snapshot(s.connection, app, now)
+	next := s.account.snapshot(*s.connection, app, now)
 	next.validatedAt, next.recheckAt, next.serveUntil = s.validatedAt, s.recheckAt, s.serveUntil
 	return next
 }
@@ -252,6 +253,10 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 			s.realm.entries.Invalidate(k)
 			return nil, &Error{Status: ReconnectRequired, Reason: ReasonApplicationChanged}
 		}
+		// Texts that the configuration has already, or that others have too, are kept
+		// once for all sellers, and the seller's name once for its entry.
+		c.Application, c.Account.ClientID, c.Country = app.Name, app.clientID, unique.Make(c.Country).Value()
+		k = key{application: c.Application, seller: c.Seller}
 		a := s.realm.account(c.Account)
 		if _, err := s.read(ctx, o.store, app.Name, a); err != nil {
 			return nil, fmt.Errorf("reading account %s: %w", a.id, err)

@@ -139,6 +139,10 @@ type Config struct {
 	// needed, until it succeeds once.
 	Open         func(ctx context.Context) (tokenstore.Store, *secret.Keyring, error)
 	Applications []Application
+	// CacheSize is how many sellers are kept in memory at the most; 0 is
+	// [DefaultCacheSize]. Who is not there is read from the store again. A refresh
+	// that is under way is not forgotten with its seller.
+	CacheSize int
 	// Renewal says how tokens are renewed ahead of time; zero does not.
 	Renewal Renewal
 	// SpillDir is the folder for pairs that the store did not take, and for what
@@ -148,6 +152,13 @@ type Config struct {
 	Observer Observer
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+}
+
+func (c *Config) cacheSize() int {
+	if c.CacheSize <= 0 {
+		return DefaultCacheSize
+	}
+	return c.CacheSize
 }
 
 // Observer is told what happened to whom. Its methods must not block.

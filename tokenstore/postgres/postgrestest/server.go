@@ -56,7 +56,7 @@ var shared struct {
 func Shared(t testing.TB) *Server {
 	t.Helper()
 	shared.Do(func() {
-		shared.server, shared.err = start("fsync=off", "synchronous_commit=on", "full_page_writes=off", "max_connections=200")
+		shared.server, shared.err = Launch("fsync=off", "synchronous_commit=on", "full_page_writes=off", "max_connections=200")
 	})
 	require.NoError(t, shared.err)
 	return shared.server
@@ -65,7 +65,7 @@ func Shared(t testing.TB) *Server {
 // New starts a server for one test. Settings are written as name=value.
 func New(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	s, err := start(settings...)
+	s, err := Launch(settings...)
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	return s
@@ -83,8 +83,8 @@ func (s *Server) Replica(t testing.TB) *Server {
 	return r
 }
 
-// start makes a server, and starts it.
-func start(settings ...string) (*Server, error) {
+// Launch makes a server, and starts it, for who is no test. [Server.Close] ends it.
+func Launch(settings ...string) (*Server, error) {
 	s, err := prepare()
 	if err != nil {
 		return nil, err
@@ -291,6 +291,12 @@ func (s *Server) Promote() error { return s.run("pg_ctl", "-D", s.data(), "-w", 
 func (s *Server) Log() string {
 	text, _ := os.ReadFile(filepath.Join(s.dir, "log"))
 	return string(text)
+}
+
+// Version is what the server says of itself, as in "17".
+func (s *Server) Version() string {
+	text, _ := os.ReadFile(filepath.Join(s.data(), "PG_VERSION"))
+	return strings.TrimSpace(string(text))
 }
 
 // Address is where the server listens.

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// growSites are one Caddy that has a crowd of sellers in memory.
+const growSites = `{
+	admin $ADMIN
+	auto_https off
+	storage file_system $STORAGE
+	mercadopago {
+		client_id {env.MP_CLIENT_ID}
+		client_secret {env.MP_CLIENT_SECRET}
+		redirect_uri http://127.0.0.1/connect/callback
+		encryption_key {env.MP_ENCRYPTION_KEY}
+		store crowd
+		cache_size 2000000
+	}
+}
+
+$SELLER {
+	mercadopago {
+		seller {http.request.header.X-Seller}
+	}
+	respond /warm ok
+	reverse_proxy $APP {
+		transport http {
+			keepalive_idle_conns_per_host 256
+		}
+	}
+}
+`
+
+// Growth is a process that has so many sellers in memory.
+type Growth struct {
+	Sellers int
+	// Heap is what it uses after a garbage collection, and Resident what the system
+	// has given it.
+	Heap, Resident float64
+	// PerSeller is what a seller more than none takes.
+	PerSeller float64
+
+	server *server
+	url    string
+	rounds []loaded
+	parts  []float64 // of the CPU time of a request with one seller
+}
+
+// CPU is the CPU time of a request, as a part of that with one seller.
+func (g *Growth) CPU() spread { return spreadOf(g.parts) }
+
+// Micros is the CPU time of a request in microseconds.
+func (g *Growth) Micros() spread {
+	return spreadOf(each(g.rounds, func(l loaded) float64 { return l.cpuPerRequest() / 1e3 }))
+}
+
+// growth measures the same request with more and more sellers in memory. The first
+// two processes have one seller each: the second is held against the first to see
+// what is noise.
+func (b *bench) growth(ctx context.Context, r *Report) error {
+	app, err := newAddress()
+	if err != nil {
+		return err
+	}
+	upstream, err := start(ctx, b.dir, app, b.self, []string{"upstream", "--listen", app})
+	if err != nil {
+		return err
+	}
+	defer upstream.stop()
+	var all []*Growth
+	for _, n := range append([]int{1, 1}, b.sellers...) {
+		b.say("%s in memory", plural(n, "seller"))
+		g, err := b.grow(ctx, app, n)
+		if err != nil {
+			return err
+		}
+		defer g.server.stop()
+		all = append(all, g)
+	}
+	for round := range b.growthRounds {
+		b.say("sellers in memory: round %d of %d", round+1, b.growthRounds)
+		for _, i := range shuffled(len(all)) {
+			got, err := b.send(ctx, all[i].load(b.costLength))
+			if err != nil {
+				return err
+			}
+			all[i].rounds = append(all[i].rounds, got)
+		}
+		first, second := all[0].rounds[round].cpuPerRequest(), all[1].rounds[round].cpuPerRequest()
+		all[0].parts = append(all[0].parts, second/first)
+		for _, g := range all[2:] {
+			g.parts = append(g.parts, g.rounds[round].cpuPerRequest()/middle(first, second))
+		}
+	}
+	r.Growth = append(all[:1], all[2:]...)
+	return nil
+}
+
+// grow starts a Caddy and has each of the sellers ask once.
+func (b *bench) grow(ctx context.Context, app string, n int) (*Growth, error) {
+	admin, err := newAddress()
+	if err != nil {
+		return nil, err
+	}
+	site, err := newAddress()
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{"ADMIN": admin, "SELLER": "http://" + site, "APP": app, "STORAGE": b.dir + "/grow-" + strconv.Itoa(n)}
+	g := &Growth{Sellers: n, url: values["SELLER"]}
+	if g.server, err = b.startCaddy(ctx, []string{b.self, "caddy"}, growSites, values, site); err != nil {
+		return nil, err
+	}
+	// All that a process needs whoever asks is there before the first seller that
+	// is counted.
+	warm := load{url: g.url + "/warm", headers: []string{"X-Seller: shop-{n}"}, connections: 64, pick: 1, once: true, status: http.StatusOK}
+	for range 2 {
+		if _, err := b.send(ctx, warm); err != nil {
+			return nil, err
+		}
+	}
+	before, err := g.server.memory(true)
+	if err != nil {
+		return nil, err
+	}
+	if warm.pick = n; n > 1 {
+		if _, err := b.send(ctx, warm); err != nil {
+			return nil, err
+		}
+	}
+	after, err := g.server.memory(true)
+	if err != nil {
+		return nil, err
+	}
+	g.Heap, g.Resident = float64(after.HeapAlloc), float64(after.Resident)
+	if n > 1 {
+		g.PerSeller = (g.Heap - float64(before.HeapAlloc)) / float64(n-1)
+	}
+	return g, nil
+}
+
+// load is requests for at most a thousand of the sellers, who lie evenly among all.
+func (g *Growth) load(length time.Duration) load {
+	return load{
+		url: g.url + "/orders?page=2", headers: []string{"User-Agent: bench", "Accept: application/json", "X-Seller: shop-{n}"},
+		connections: 64, pick: min(g.Sellers, 1000), among: g.Sellers, pid: g.server.Process.Pid, status: http.StatusOK,
+		warmUp: length / 3, length: length,
+	}
+}
+
+// Label names the process in a plot.
+func (g *Growth) Label() string {
+	return plural(g.Sellers, "seller")
+}
