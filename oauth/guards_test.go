@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -31,4 +32,25 @@ func TestNoMoreOfAnAnswerIsReadThanIsTaken(t *testing.T) {
 	})
 	require.Equal(t, Unknown, requireError(t, refreshOnce(t.Context(), client)).Outcome)
 	require.Less(t, body.read, 2*maxBody)
+}
+
+func TestACallHasADeadlineForAllThatItDoes(t *testing.T) {
+	var left time.Duration
+	client := newTestClient(t, "http://127.0.0.1:1", func(c *Config) {
+		c.Timeout = time.Minute
+		c.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			deadline, _ := r.Context().Deadline()
+			left = time.Until(deadline)
+			return nil, io.ErrUnexpectedEOF
+		})
+	})
+	require.Error(t, refreshOnce(t.Context(), client))
+	require.Positive(t, left)
+	require.LessOrEqual(t, left, time.Minute)
+}
+
+func TestAUserIDThatAFloatCannotHoldIsNone(t *testing.T) {
+	answer, ok := answered(200, `{"access_token":"APP_USR-1","refresh_token":"TG-1","user_id":1.8e16}`).answer()
+	require.True(t, ok)
+	require.Zero(t, answer.UserID, "it would name another account")
 }

@@ -3,6 +3,8 @@ package caddystorage_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,4 +120,46 @@ func TestAKeyThatIsMadeAtOnceByTwoIsOne(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, other.IsZero())
 	require.True(t, key.Equal(other))
+}
+
+func TestAStateThatTwoConsumeAtOnceIsConsumedOnce(t *testing.T) {
+	for _, at := range []string{"lock", "store"} {
+		t.Run("while the first comes to its "+at, func(t *testing.T) {
+			storage := storetest.NewMemory()
+			other := caddystorage.New(storage, keyring(t, "k"))
+			var met bool
+			var second error
+			first := caddystorage.New(storetest.Hook(storage, func(op, _ string) error {
+				if op == at && !met {
+					met = true
+					ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+					defer cancel()
+					second = other.Consume(ctx, "state", moment)
+				}
+				return nil
+			}), keyring(t, "k")).Consume(t.Context(), "state", moment)
+			require.True(t, met)
+			require.NotEqual(t, first == nil, second == nil, "one of the two: %v, %v", first, second)
+		})
+	}
+}
+
+func TestAnIntentThatWentWhileItWasReadShowsWhatCameOfIt(t *testing.T) {
+	storage := storetest.NewMemory()
+	other := caddystorage.New(storage, keyring(t, "k"))
+	old := newPair(1, 0, "old")
+	intent := tokenstore.Intent{Pair: old.Hash, Instance: "i", Nonce: "n", At: moment}
+	require.NoError(t, other.AddPair(t.Context(), account, old))
+	require.NoError(t, other.PutIntent(t.Context(), account, intent))
+	met := false
+	got, err := caddystorage.New(storetest.Hook(storage, func(op, key string) error {
+		if op == "load" && strings.Contains(key, "/intent-") && !met {
+			met = true
+			return errors.Join(other.AddPair(t.Context(), account, newPair(1, 1, "new")), other.DeleteIntent(t.Context(), account, intent))
+		}
+		return nil
+	}), keyring(t, "k")).Account(t.Context(), account)
+	require.NoError(t, err)
+	require.True(t, met)
+	require.Len(t, got.Pairs, 2, "an old pair without its intent would be posted again")
 }
