@@ -21,9 +21,12 @@ const (
 	// lockSlack is how long the store's lock is waited for beyond the deadline
 	// of the holder's token request.
 	lockSlack = slack
-	// meetWait is how long requests with no valid token wait for another
-	// instance, for its lock or for what its refresh brings, before they are told
-	// to come again.
+	// lockPatience is how long requests with no valid token wait for the lock
+	// before they are told to come again: longer than a lock of Caddy's files
+	// outlives a holder that was killed (10 s, looked at once a second).
+	lockPatience = 15 * time.Second
+	// meetWait is how long requests with no valid token wait for what another
+	// instance's refresh brings, before they are told to come again.
 	meetWait = 5 * time.Second
 	// preparation bounds all that a flight does before it has an answer.
 	preparation = 5 * time.Minute
@@ -147,7 +150,7 @@ func (f *flight) fly(ctx context.Context) error {
 	f.store, f.keyring = o.store, o.keyring
 	// Step 2. A holder that died, or a lock that is broken, is got over in time;
 	// who has no valid token need not wait for that.
-	locked := time.AfterFunc(meetWait, func() { f.answer(f.passing(errLocked, providerRetry)) })
+	locked := time.AfterFunc(lockPatience, func() { f.answer(f.passing(errLocked, providerRetry)) })
 	unlock := lockAccount(ctx, f.source.manager, f.store, f.account.id, f.app.Client.Timeout()+lockSlack)
 	defer unlock()
 	locked.Stop()
