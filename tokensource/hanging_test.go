@@ -28,7 +28,7 @@ func TestNobodyWaitsForAStoreThatHangsBeyondEveryDeadline(t *testing.T) {
 	}{
 		{"load", ReasonStore, loadWait + boundSlack},
 		{"list", ReasonStore, loadWait + boundSlack},
-		{"lock", ReasonProvider, meetWait},
+		{"lock", ReasonProvider, lockPatience},
 		{"store", ReasonProvider, timeout + lockSlack}, // of the intent
 	} {
 		t.Run(at.op, func(t *testing.T) {
