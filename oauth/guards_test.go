@@ -3,10 +3,13 @@ package oauth
 import (
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 )
 
 // long is a body of many bytes that counts how many were read.
@@ -53,4 +56,13 @@ func TestAUserIDThatAFloatCannotHoldIsNone(t *testing.T) {
 	answer, ok := answered(200, `{"access_token":"APP_USR-1","refresh_token":"TG-1","user_id":1.8e16}`).answer()
 	require.True(t, ok)
 	require.Zero(t, answer.UserID, "it would name another account")
+}
+
+// Cut first, half of it would be left, and known for nothing.
+func TestASecretThatTheCutWouldHalveIsMasked(t *testing.T) {
+	word := strings.Repeat("wordy", 8)
+	for spaces := range 30 {
+		text := strings.Repeat("x ", 80) + strings.Repeat(" ", spaces) + word
+		require.NotContains(t, newRedactor([]secret.Secret{secret.New(word)}).redact(text), "wordyw")
+	}
 }
