@@ -50,6 +50,9 @@ func (s *Source) disconnect(ctx context.Context, app *application, seller, conne
 	if err != nil {
 		return fmt.Errorf("reading account %s: %w", a.id, err)
 	}
+	if state.Moved != nil {
+		return hasMoved() // it would go on at the other store
+	}
 	mark := tokenstore.Mark{Connection: connection.ID, Authorization: highest(&state, connection), At: wall(s.now())}
 	// The tombstone of the connection comes first: from here on it is gone,
 	// whatever else fails.

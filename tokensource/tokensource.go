@@ -55,6 +55,7 @@ const (
 	ReasonApplicationFault   = "application_fault" // invalid_client and its like
 	ReasonStore              = "store"             // cannot be read or written
 	ReasonUnknownApplication = "unknown_application"
+	ReasonMoved              = "moved"        // another store is in charge of the account
 	ReasonDeauthorized       = "deauthorized" // the seller ended it at the provider, which says so of the access token
 
 	// ReasonLate is of an alarm only: renewals wait for longer than they should.
