@@ -100,19 +100,21 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		o.Parallel = defaultParallel
 	}
 	r := &run{Options: o}
-	err := walk(ctx, o.From.Store, func([]tokenstore.AccountID) error { return nil }, &r.summary.Accounts)
+	err := walk(ctx, o.From.Store, func(ids []tokenstore.AccountID) error {
+		r.summary.Accounts += len(ids)
+		return nil
+	})
 	if err != nil {
 		return r.summary, fmt.Errorf("counting the accounts in %s: %w", o.From.Name, err)
 	}
 	var workers errgroup.Group
 	workers.SetLimit(o.Parallel)
-	var seen int
 	err = walk(ctx, o.From.Store, func(ids []tokenstore.AccountID) error {
 		for _, id := range ids {
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
 			workers.Go(func() error {
+				if ctx.Err() != nil {
+					return nil
+				}
 				// What was begun is finished.
 				actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), accountWait)
 				defer cancel()
@@ -121,8 +123,8 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 				return nil
 			})
 		}
-		return nil
-	}, &seen)
+		return context.Cause(ctx)
+	})
 	_ = workers.Wait() // they tell their errors themselves
 	switch {
 	case err != nil:
@@ -133,14 +135,13 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	return r.summary, nil
 }
 
-// walk goes through all accounts of a store, and counts them.
-func walk(ctx context.Context, store tokenstore.Store, visit func([]tokenstore.AccountID) error, count *int) error {
+// walk goes through all accounts of a store.
+func walk(ctx context.Context, store tokenstore.Store, visit func([]tokenstore.AccountID) error) error {
 	for after := ""; ; {
 		ids, next, err := store.Accounts(ctx, after, page)
 		if err != nil {
 			return err
 		}
-		*count += len(ids)
 		if err := visit(ids); err != nil || next == "" {
 			return err
 		}

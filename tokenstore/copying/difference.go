@@ -43,7 +43,13 @@ func (d *difference) handedOver() bool {
 
 // settled reports whether there is nothing to do.
 func (d *difference) settled() bool {
-	return d.empty() && d.handedOver() && d.to.Moved == nil
+	unknown := d.from.Moved == nil && d.to.Moved == nil && blank(&d.from, d.at)
+	return unknown || d.empty() && d.handedOver() && d.to.Moved == nil
+}
+
+// blank reports whether a store knows nothing of an account.
+func blank(a *tokenstore.Account, connections []tokenstore.Connection) bool {
+	return len(a.Pairs)+len(a.Intents)+len(a.Verdicts)+len(a.Marks)+len(connections) == 0 && a.Tombstone == 0
 }
 
 // late are the pairs of the source that it does not say to have handed over.
@@ -63,8 +69,7 @@ func (d *difference) arriving(source string) tokenstore.Moved {
 	if old := d.to.Moved; old != nil {
 		m = *old
 	} else {
-		t := &d.to
-		m.Done = len(t.Pairs)+len(t.Intents)+len(t.Verdicts)+len(t.Marks)+len(d.there) == 0 && t.Tombstone == 0
+		m.Done = blank(&d.to, d.there)
 	}
 	m.Pairs = with(m.Pairs, d.from.Pairs)
 	return m
@@ -166,16 +171,12 @@ func has(a *tokenstore.Account, p tokenstore.Pair) bool {
 	})
 }
 
-// above reports whether a pair's number is above all that the account has; next is
-// its next authorization.
+// above reports whether a pair's number is above all that the account has: at least
+// its next authorization, or a later generation of its last.
 func above(a *tokenstore.Account, id tokenstore.PairID, next uint64) bool {
 	if id.Authorization >= next {
 		return true
 	}
-	if id.Authorization+1 < next {
-		return false
-	}
-	// A later generation of the last consent.
 	last := slices.MaxFunc(append([]tokenstore.Pair{{}}, a.Pairs...), func(x, y tokenstore.Pair) int {
 		if x.Less(y.PairID) {
 			return -1
@@ -242,7 +243,7 @@ func (r *run) findConnections(ctx context.Context, d *difference) error {
 		if err != nil {
 			return fmt.Errorf("reading a connection from %s: %w", r.From.Name, err)
 		}
-		if ended && c.Authorization <= d.lastAuthorization() {
+		if ended && (d.from.Moved == nil || c.Authorization <= d.handedAuthorization()) {
 			d.ended = append(d.ended, c)
 		}
 	}
@@ -264,14 +265,12 @@ func (r *run) findConnections(ctx context.Context, d *difference) error {
 	return nil
 }
 
-// lastAuthorization is the last that the source knew while it was in charge. A
+// handedAuthorization is the last that the source knew when it handed over. A
 // connection with a later one was made anew in the target.
-func (d *difference) lastAuthorization() uint64 {
+func (d *difference) handedAuthorization() uint64 {
 	last := d.from.Tombstone
-	for _, p := range d.from.Pairs {
-		if d.from.Moved == nil || slices.Contains(d.from.Moved.Pairs, p.PairID) {
-			last = max(last, p.Authorization)
-		}
+	for _, p := range d.from.Moved.Pairs {
+		last = max(last, p.Authorization)
 	}
 	return last
 }

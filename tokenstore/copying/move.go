@@ -114,8 +114,8 @@ func (r *run) bring(ctx context.Context, id tokenstore.AccountID, done *Summary)
 	return nil, errNotSame
 }
 
-// write adds the pairs before the connections that are to act with them, and
-// deletes last.
+// write adds the pairs before the connections that are to act with them, and before
+// the marks, above which a pair would be numbered; it deletes last.
 func (r *run) write(ctx context.Context, d *difference, done *Summary) error {
 	to, id := r.To.Store, d.from.ID
 	if d.tombstone > 0 {
@@ -133,16 +133,16 @@ func (r *run) write(ctx context.Context, d *difference, done *Summary) error {
 			return err
 		}
 	}
-	for _, m := range d.marks {
-		if err := to.PutMark(ctx, id, m); err != nil {
-			return err
-		}
-	}
 	for _, p := range d.pairs {
 		if err := to.AddPair(ctx, id, p); err != nil {
 			return err
 		}
 		done.Pairs++
+	}
+	for _, m := range d.marks {
+		if err := to.PutMark(ctx, id, m); err != nil {
+			return err
+		}
 	}
 	for _, c := range d.ended {
 		if err := to.DeleteConnection(ctx, c); err != nil {
