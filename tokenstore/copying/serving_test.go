@@ -145,6 +145,7 @@ type seller struct {
 	// connected is what the seller was told last, and at whom of.
 	connected bool
 	id        string
+	account   tokenstore.AccountID
 	at        *tokensource.Source
 	refused   int
 }
@@ -153,8 +154,10 @@ type seller struct {
 type fleet struct {
 	mu           sync.Mutex
 	old, current []*tokensource.Source
-	// hurry is set while things are moved.
-	hurry bool
+	// hurry is set while things are moved. Only a few consent in that time: more dead
+	// tokens at once would be taken for the provider's trouble.
+	hurry    bool
+	consents int
 	// late are the accounts whose consent was saved to the old store after they were
 	// moved: what the current one has is dead until that is moved too.
 	late map[int64]bool
@@ -185,6 +188,15 @@ func (f *fleet) isLate(user int64) bool {
 	return f.late[user]
 }
 
+func (f *fleet) mayConsent() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.hurry {
+		f.consents++
+	}
+	return f.consents <= 4
+}
+
 func (f *fleet) pace() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -209,10 +221,10 @@ func (s *seller) use(ctx context.Context, t *testing.T, f *fleet) {
 	for ctx.Err() == nil {
 		pause(ctx, f.pace())
 		i := f.one(s)
-		switch rand.N(800) {
-		case 0, 1:
+		switch n := rand.N(400); {
+		case n < 2 && f.mayConsent():
 			s.connect(t, f, i)
-		case 2:
+		case n == 2:
 			s.disconnect(t, i)
 		default:
 			s.request(t, f, i)
@@ -228,7 +240,7 @@ func (s *seller) connect(t *testing.T, f *fleet, i *tokensource.Source) {
 	}
 	c, err := i.Connect(context.Background(), s.name, consent)
 	if err == nil {
-		s.connected, s.id, s.at = true, c.ID, i
+		s.connected, s.id, s.account, s.at = true, c.ID, c.Account, i
 		return
 	}
 	f.refused(s.user)
@@ -303,8 +315,15 @@ func moveUnderLoad(t *testing.T, lock func(certmagic.Storage) certmagic.Storage)
 	var all []*seller
 	var group sync.WaitGroup
 	for n := range sellers {
-		s := &seller{name: fmt.Sprint("shop-", n), user: int64(1000 + n/2)} // two to an account
-		s.connect(t, f, old[0])
+		s := &seller{name: fmt.Sprint("shop-", n), user: int64(1000 + n/2)}
+		if n%2 == 0 {
+			s.connect(t, f, old[0])
+		} else { // two to an account
+			twin := all[n-1]
+			c, err := old[0].Connect(t.Context(), s.name, tokensource.Consent{Account: twin.account, Authorization: 1})
+			require.NoError(t, err)
+			s.connected, s.id, s.account = true, c.ID, c.Account
+		}
 		all = append(all, s)
 	}
 	time.Sleep(allDue)
