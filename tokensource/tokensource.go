@@ -122,6 +122,10 @@ type Client interface {
 
 var _ Client = (*oauth.Client)(nil)
 
+// Settles is how long a token request may be under way until its answer is saved:
+// an intent that has not changed for so long is of one whose outcome is unknown.
+func Settles(c Client) time.Duration { return c.Timeout() + slack }
+
 // Application is one Mercado Pago application as it is configured.
 type Application struct {
 	// Name is the application's name in the configuration; "" is the default one.

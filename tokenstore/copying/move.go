@@ -173,9 +173,6 @@ func (r *run) settle(ctx context.Context, id tokenstore.AccountID) error {
 		if err != nil {
 			return fmt.Errorf("reading it from %s: %w", r.From.Name, cmp.Or(context.Cause(ctx), err))
 		}
-		if account.Moved != nil && account.Moved.Done {
-			return nil // it was waited for before
-		}
 		now, quiet := time.Now(), true
 		for _, i := range account.Intents {
 			named := slices.ContainsFunc(account.Pairs, func(p tokenstore.Pair) bool { return p.Hash == i.Pair })
