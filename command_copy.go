@@ -259,7 +259,7 @@ func (p *progress) line(s copying.Summary, now time.Time) string {
 		text += " " + string(bar)
 	}
 	text += fmt.Sprintf(" %3.0f %%  %s of %s", 100*share, humanize.Comma(int64(s.Seen)), humanize.Comma(int64(s.Accounts)))
-	if elapsed := now.Sub(p.begun); elapsed > time.Second && s.Seen > 0 {
+	if elapsed := now.Sub(p.begun); elapsed > 3*time.Second && s.Seen > 0 {
 		left := time.Duration(float64(elapsed) * (1 - share) / share).Round(time.Second)
 		text += fmt.Sprintf("  %.0f/s  %s left", float64(s.Seen)/elapsed.Seconds(), left)
 	}

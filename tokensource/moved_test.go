@@ -57,6 +57,8 @@ func TestAMovedAccountServesUntilItsTokenEndsAndIsNotRefreshed(t *testing.T) {
 				require.Len(t, i.account(100).Pairs, 1)
 				require.Empty(t, i.account(100).Intents)
 
+				requireMoved(t, i.problem("shop-1"))
+				requireMoved(t, other.problem("shop-1"))
 				w.moveBack(100)
 				i.lives("shop-1", 100)
 				other.lives("shop-1", 100)

@@ -175,7 +175,7 @@ func (f *flight) attempt(ctx, pctx context.Context) error {
 	if pair == nil {
 		return nil // another instance was faster, or nothing can be renewed
 	}
-	if state.Moved != nil {
+	if state.Moved != nil { // memory may be told otherwise by a read that began before
 		return hasMoved()
 	}
 	f.posted = pair.PairID

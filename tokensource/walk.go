@@ -165,10 +165,6 @@ func (r *renewer) look(ctx context.Context, o *opened, app *application, a *acco
 	if err != nil {
 		return p, false, due, fmt.Errorf("reading account %s: %w", a.id, err)
 	}
-	if state.Moved != nil {
-		// Neither renewed nor forgotten: what came late is still to be moved.
-		return plan{}, false, state.DueAt, nil
-	}
 	connections, err := o.store.Connections(ctx, a.id)
 	if err != nil {
 		return p, false, due, fmt.Errorf("listing the connections of account %s: %w", a.id, err)
@@ -242,7 +238,9 @@ func (s *Source) abandon(ctx context.Context, o *opened, app *application, a *ac
 		return fmt.Errorf("reading account %s: %w", a.id, err)
 	}
 	if state.Moved != nil || len(state.Pairs) == 0 || s.now().Before(newest(&state).Add(forgetAfter)) {
-		return nil // another instance was faster, a seller came back, or it was moved
+		// Another instance was faster, a seller came back, or it was moved: what came
+		// late is still to be moved too.
+		return nil
 	}
 	mark := tokenstore.Mark{Connection: randomID(), Authorization: highest(&state, &tokenstore.Connection{}), At: wall(s.now())}
 	kept, err := s.release(ctx, o, app, a, mark)

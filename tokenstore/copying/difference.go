@@ -125,16 +125,10 @@ func (d *difference) done() bool { return d.from.Moved != nil && d.from.Moved.Do
 // has of its own.
 func (d *difference) findTombstone() {
 	n := d.from.Tombstone
-	if d.done() || n <= d.to.Tombstone {
-		return
+	own := slices.ContainsFunc(d.to.Living(), func(p tokenstore.Pair) bool { return p.Authorization <= n })
+	if n > d.to.Tombstone && !own {
+		d.tombstone = n
 	}
-	for _, p := range d.to.Living() {
-		given := d.to.Moved != nil && slices.Contains(d.to.Moved.Pairs, p.PairID)
-		if p.Authorization <= n && !given {
-			return
-		}
-	}
-	d.tombstone = n
 }
 
 // findPairs brings what is not void, and was not handed over before: what became of
@@ -260,6 +254,7 @@ func (r *run) findConnections(ctx context.Context, d *difference) error {
 			d.connections = append(d.connections, c)
 		case keep:
 			d.kept++
+		case same:
 		}
 	}
 	return nil
