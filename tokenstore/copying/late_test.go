@@ -241,6 +241,23 @@ func TestASellerWhoSwitchedBetweenTwoRunsHasTheNewAccount(t *testing.T) {
 	require.Equal(t, []string{"d=shop"}, w.connections(w.to, account(4)))
 }
 
+func TestWhatTheSourceEndedGivesWayWhateverTheClocksSay(t *testing.T) {
+	id := account(0)
+	w := copiedAndCrashed(t, id)
+	next := connection("d", "shop", id)
+	next.CreatedAt = moment.Add(-time.Minute)
+	w.end(w.from, connection("c", "shop", id))
+	w.connect(w.from, next)
+	// The old one is of another account in the target, whose turn comes later.
+	w.add(w.from, account(1), newPair(1, 0, "other"))
+	w.connect(w.to, connection("c", "shop", account(1)))
+	o := w.options()
+	o.Parallel = 1
+	_, err := copying.Run(t.Context(), o)
+	require.NoError(t, err)
+	require.Equal(t, []string{"d=shop"}, w.connections(w.to, id))
+}
+
 func TestATokenRequestThatIsUnderWayIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, id := newWorld(t), account(0)
