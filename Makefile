@@ -17,7 +17,7 @@ SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak build lint fmt fuzz bench clean
+.PHONY: help demo test soak build lint fmt fuzz bench mutate docs clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,10 +28,13 @@ demo: caddy ## Run the sample shop, the plugin and a stand-in for Mercado Pago o
 test: e2e/node_modules/.installed ## Run all tests with the race detector, in a browser and with the official SDK too
 	@rm -rf '$(SCRATCH)'
 	$(TESTENV) go test -race -timeout 20m ./...
+	cd tools && $(TESTENV) go test ./...
 	cd e2e && $(TESTENV) go test -race -timeout 20m -count=1 ./...
 
-soak: ## Play SOAK (1000000) random interleavings of the refresh protocol
-	MODEL_CHECKS=$$(( $(or $(SOAK),1000000) / 5 )) go test -timeout 0 -count 1 -v -run '^TestNoInterleavingLosesASeller$$' ./tokensource/
+soak: setup ## Search for hours: random INTERLEAVINGS (1000000), REQUESTS (10000000) and KILLS (10000)
+	MODEL_CHECKS=$$(( $(or $(INTERLEAVINGS),1000000) / 5 )) go test -timeout 0 -count 1 -v -run '^TestNoInterleavingLosesASeller$$' ./tokensource/
+	REQUESTS=$(or $(REQUESTS),10000000) $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestEveryAnswerIsTheRightSellersOrAnError$$' .
+	cd e2e && KILLS=$(or $(KILLS),10000) KILL_FOR=$(KILL_FOR) $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestNoSellerIsLostToKills$$' .
 
 build: caddy ## Build ./caddy: Caddy with this plugin
 
@@ -56,6 +59,12 @@ bench: ## Run the benchmarks and summarize them
 	@mkdir -p artifacts
 	go test -run '^$$' -bench . -benchmem -count 6 ./... | tee artifacts/bench.txt
 	@$(TOOL) benchstat artifacts/bench.txt
+
+docs: ## Write the table of faults to docs/reliability.md
+	cd e2e && go test -count 1 -run '^TestTheTableOfFaultsIsTheOneThatIsTested$$' . -docs
+
+mutate: ## Take each guard of tools/mutate/guards away, or those that GUARDS matches, and see a test turn red
+	cd tools && $(TESTENV) go run ./mutate -run '$(GUARDS)'
 
 clean: ## Remove what these targets made
 	rm -rf caddy .demo artifacts e2e/node_modules

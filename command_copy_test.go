@@ -67,6 +67,7 @@ Until then they serve what is valid from storage.
 	require.NotEmpty(t, refused.header.Get("Retry-After"))
 	require.Contains(t, r.logged(), `"reason":"unavailable"`)
 
+	require.NoError(t, stopCaddy())
 	require.NoError(t, r.tryLoad(onPostgres))
 	require.Equal(t, http.StatusOK, r.asking("shop-1").status)
 	require.Equal(t, token, r.app.last().Header.Get("Authorization"))
@@ -81,6 +82,7 @@ Until then they serve what is valid from storage.
 	out, _, err = r.copies(onPostgres, "--from", "postgres", "--to", "storage")
 	require.NoError(t, err)
 	require.Contains(t, out, "Next: load the configuration without the option store, and with the same encryption_key, on all instances")
+	require.NoError(t, stopCaddy())
 	require.NoError(t, r.tryLoad(globalBlock+sellerSite))
 	for _, seller := range []string{"shop-1", "shop-2", "shop-3"} {
 		require.Equal(t, http.StatusOK, r.asking(seller).status, seller)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -44,8 +45,8 @@ func TestTheHeadersOfARequestAreAsTheyWereBehindTheHandler(t *testing.T) {
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
 			r.Header = sent.Clone()
 			next := func(_ http.ResponseWriter, r *http.Request) error {
-				require.Equal(t, []string{"Bearer APP_USR-1"}, r.Header["Authorization"])
-				require.Equal(t, []string{"theme=dark"}, r.Header["Cookie"], "another handler's session is no app's business")
+				assert.Equal(t, []string{"Bearer APP_USR-1"}, r.Header["Authorization"])
+				assert.Equal(t, []string{"theme=dark"}, r.Header["Cookie"], "another handler's session is no app's business")
 				return nil
 			}
 			require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), liveToken))
@@ -62,7 +63,7 @@ func TestEachRequestHasTheTokenInASliceOfItsOwn(t *testing.T) {
 	for range 2 {
 		next := func(_ http.ResponseWriter, r *http.Request) error {
 			values := r.Header["Authorization"]
-			require.Equal(t, []string{"Bearer APP_USR-1"}, values)
+			assert.Equal(t, []string{"Bearer APP_USR-1"}, values)
 			values[0] = "edited in place" // as header_up with a replacement does
 			_ = append(values, "more")
 			return nil
@@ -230,13 +231,18 @@ func TestWhichRequestsAreSentOnceMoreAfterA401(t *testing.T) {
 
 func TestASecondAttemptIsTheFirstRequestAgain(t *testing.T) {
 	r := newRig(t)
-	r.load(strings.Replace(egressTo(""), "reverse_proxy APP {\n\t\theader_up -X-Seller\n\t}", `route {
-		@get method GET
-		request_header @get X-Was GET
-		method PUT
-		request_header +X-Stage one
-		uri strip_prefix /api
-		reverse_proxy APP
+	r.load(strings.Replace(egressTo(""), "reverse_proxy APP {\n\t\theader_up -X-Seller\n\t}", `handle /api/* {
+		route {
+			@get method GET
+			request_header @get X-Was GET
+			method PUT
+			request_header +X-Stage one
+			uri strip_prefix /api
+			reverse_proxy APP
+		}
+	}
+	handle {
+		respond elsewhere 404
 	}`, 1))
 	r.connectSeller("shop-1", aurora)
 	a := &api{refuses: 1}
@@ -296,6 +302,31 @@ func TestABodyIsNotReadBeforeItsSignatureHolds(t *testing.T) {
 	_, err := w.take(httptest.NewRecorder(), r)
 	require.ErrorIs(t, err, errSignedForged)
 	require.Equal(t, "{}", body.String())
+}
+
+func TestASignatureHasOneOfEachPart(t *testing.T) {
+	good, other := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
+	for name, test := range map[string]struct {
+		signature, query string
+		want             error
+	}{
+		"as it is":                {"ts=1704908010,v1=" + good, "data.id=1", nil},
+		"two times":               {"ts=1,ts=1704908010,v1=" + good, "data.id=1", errSignedOdd},
+		"two hashes":              {"ts=1704908010,v1=" + other + ",v1=" + good, "data.id=1", errSignedOdd},
+		"two ids":                 {"ts=1704908010,v1=" + good, "data.id=1&data.id=2", errSignedOdd},
+		"an id that is two parts": {"ts=1704908010,v1=" + good, "data.id=1%3Bts:2", errSignedOdd},
+	} {
+		_, err := parseSigned(test.query, http.Header{"X-Signature": {test.signature}})
+		require.Equal(t, test.want, err, name)
+	}
+}
+
+func TestStrangersFillTheLogWithALineAMinute(t *testing.T) {
+	var l rateLimit
+	now := time.Now()
+	require.True(t, l.allow(now))
+	require.False(t, l.allow(now.Add(time.Second)))
+	require.True(t, l.allow(now.Add(complaintPause)))
 }
 
 func TestAHeaderThatIsWrittenInSmallLettersIsTheSameOne(t *testing.T) {

@@ -34,7 +34,7 @@ func TestEveryAnswerIsTheRightSellersOrAnError(t *testing.T) {
 		requests, err = strconv.ParseInt(text, 10, 64)
 		require.NoError(t, err)
 	}
-	r := &run{market: newMarket(t), requests: requests}
+	r := &run{market: newMarket(t), requests: requests, reloadEvery: 2000}
 	before := r.sandbox.Stats()
 	began := time.Now()
 	r.all()
@@ -49,17 +49,19 @@ func TestEveryAnswerIsTheRightSellersOrAnError(t *testing.T) {
 // run is many requests, and what became of them.
 type run struct {
 	*market
-	requests int64
+	requests    int64
+	reloadEvery int64
+	// faulty says that the provider fails: then nobody is owed an answer.
+	faulty   bool
 	made     atomic.Int64
 	wrongs   atomic.Int64
 	outcomes tally
 }
 
 const (
-	callers     = 32
-	traders     = 4
-	tradeEvery  = 250
-	reloadEvery = 2000
+	callers    = 32
+	traders    = 4
+	tradeEvery = 250
 )
 
 func (r *run) all() {
@@ -79,7 +81,7 @@ func (r *run) all() {
 			for n := r.made.Add(1); n <= r.requests && r.wrongs.Load() < 20; n = r.made.Add(1) {
 				c.call(n)
 				pace(trades, n%tradeEvery == 0)
-				pace(reloads, n%reloadEvery == 0)
+				pace(reloads, n%r.reloadEvery == 0)
 			}
 		})
 	}
@@ -135,7 +137,7 @@ func (c *caller) call(n int64) {
 		c.outcomes.add(q.way + ": cut off")
 		return
 	}
-	owed := q.owed != nil && q.owed(from, to)
+	owed := !c.faulty && q.owed != nil && q.owed(from, to)
 	if owed {
 		c.outcomes.add(q.way + ": asked while connected")
 	}
@@ -395,15 +397,14 @@ func (c *caller) askApplication(q *question) {
 // wereThere requires that what makes this hard was there, and that most
 // sellers who were connected got what they asked for.
 func (r *run) wereThere() {
-	least := func(counts *tally, name string, perHundredThousand int64) {
-		require.GreaterOrEqual(r.t, counts.of(name), max(1, min(r.requests, 10_000_000)*perHundredThousand/100_000), name)
-	}
-	for name, n := range map[string]int64{
-		"reloads": 20, "reloads that failed": 4, "connects": 30, "disconnects": 30,
-		"reconnects to the same account": 30, "reconnects to another account": 30,
-		"token requests refresh_token": 300, "token requests client_credentials": 4,
+	// For a hundred thousand requests; of ten million a fast machine has not the
+	// time for a hundred times as many.
+	for name, least := range map[string]int64{
+		"reloads": 15, "reloads that failed": 3, "connects": 10, "disconnects": 10,
+		"reconnects to the same account": 10, "reconnects to another account": 10,
+		"token requests refresh_token": 150, "token requests client_credentials": 4,
 	} {
-		least(&r.changes, name, n)
+		require.GreaterOrEqual(r.t, r.changes.of(name), max(1, min(r.requests, 1_000_000)*least/100_000), name)
 	}
 	for _, way := range []string{"seller", "session", "egress", "pass", "as application"} {
 		asked := r.outcomes.of(way + ": asked while connected")

@@ -9,9 +9,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
@@ -44,6 +43,8 @@ type market struct {
 	// clock numbers the moments at which requests and changes begin and end.
 	clock   atomic.Int64
 	changes tally
+	// trouble is made before each reload.
+	trouble func()
 }
 
 // shop is one application. Its sellers connect by a name that the layer in front
@@ -190,6 +191,7 @@ const (
 	accountsAtFirst  = 30
 	connectedAtFirst = 35 // fewer than the exchanges that may be made at once
 	marketSecret     = "market-secret"
+	tokensLive       = 4 // turns of reload
 )
 
 func newMarket(t *testing.T) *market {
@@ -223,15 +225,13 @@ func newMarket(t *testing.T) *market {
 	t.Cleanup(app.Close)
 	t.Setenv("MP_TEST_SECRET", marketSecret)
 	t.Setenv("MP_TEST_KEY", testKey)
-	m.vars = strings.NewReplacer("STORAGE", t.TempDir(), "LOGFILE", t.TempDir()+"/caddy.log", "API", api.URL, "APP", app.URL)
+	m.vars = strings.NewReplacer("STORAGE", memoryFolder(t), "TRANSPORT", marketTransport, "API", api.URL, "APP", app.URL)
 	for _, s := range m.shops {
 		s.platform = m.platformToken(api.URL, s)
 	}
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 	t.Cleanup(m.transport.CloseIdleConnections)
-	m.sandbox.Change(func(s *sandbox.Settings) {
-		s.AccessTokenLife, s.ApplicationTokenLife = sandbox.Duration(10*time.Second), sandbox.Duration(4*time.Second)
-	})
+	m.live(3 * time.Second)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { taken.Close() })
@@ -239,6 +239,21 @@ func newMarket(t *testing.T) *market {
 	require.NoError(t, caddy.Load([]byte(m.good), true))
 	m.fill()
 	return m
+}
+
+// memoryFolder is a folder in memory, where there is such a thing: what keeps
+// these tests waiting is the flushing of files.
+func memoryFolder(t *testing.T) string {
+	t.Helper()
+	path, err := os.MkdirTemp("/dev/shm", "caddy-mercadopago-")
+	if err != nil {
+		return t.TempDir()
+	}
+	// What is still under way may write there as it is deleted.
+	t.Cleanup(func() {
+		require.Eventually(t, func() bool { return os.RemoveAll(path) == nil }, 10*time.Second, 10*time.Millisecond)
+	})
+	return path
 }
 
 // echo tells which request arrived, with which tokens, and what it was told.
@@ -249,100 +264,6 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	} {
 		_, _ = io.WriteString(w, text+"\n")
 	}
-}
-
-// site is the address of one of a shop's sites, by what it is for.
-func (m *market) site(purpose string, s *shop) string {
-	return "http://" + purpose + "-" + s.name + ".localhost:" + m.port
-}
-
-const marketGlobals = `{
-	admin off
-	persist_config off
-	auto_https off
-	default_bind 127.0.0.1
-	grace_period 10s
-	storage file_system STORAGE
-	log {
-		output file LOGFILE
-		level WARN
-	}
-	mercadopago {
-		encryption_key {env.MP_TEST_KEY}
-		%s
-	}
-}
-`
-
-const marketApplication = `
-		application %s {
-			client_id %s
-			client_secret {env.MP_TEST_SECRET}
-			redirect_uri %s/callback
-			endpoints {
-				authorize API/authorization
-				api API
-			}
-		}
-`
-
-// The app is told whom it is for, to compare it with the token.
-const marketApp = `
-	reverse_proxy APP {
-		header_up X-Told-Application {http.mercadopago.application}
-		header_up X-Told-Seller {http.mercadopago.seller}
-		header_up X-Told-User {http.mercadopago.user_id}
-	}
-`
-
-// Most requests end in Caddy itself, which costs less than an app behind.
-const marketPages = `
-	reverse_proxy /orders APP {
-		header_up X-Told-Application {http.mercadopago.application}
-		header_up X-Told-Seller {http.mercadopago.seller}
-		header_up X-Told-User {http.mercadopago.user_id}
-	}
-	respond <<LINES
-		{http.request.header.X-Request}
-		{http.request.header.Authorization}
-		{http.mercadopago.application}
-		{http.mercadopago.seller}
-		{http.mercadopago.user_id}
-
-		LINES
-`
-
-// caddyfile is the market's configuration.
-func (m *market) caddyfile() string {
-	var applications, sites strings.Builder
-	for _, s := range m.shops {
-		fmt.Fprintf(&applications, marketApplication, s.name, s.clientID, m.site("pages", s))
-		add := func(purpose, options, next string) {
-			fmt.Fprintf(&sites, "%s {\n\theader X-Turn first\n\tmercadopago {\n\t\tapplication %s\n\t\t%s\n\t}\n\t%s\n}\n", m.site(purpose, s), s.name, options, next)
-		}
-		const named = "seller {http.request.header.X-User}\n\t\t"
-		if s.sessions {
-			add("pages", "", marketPages)
-			add("named", named+"connect off", marketApp)
-		} else {
-			add("pages", named, marketPages)
-		}
-		add("pass", named+"connect off\n\t\tunconnected pass", marketApp)
-		add("own", "as_application", marketApp)
-		add("egress", named+"egress", "reverse_proxy API {\n\t\theader_up -X-User\n\t}")
-	}
-	return m.vars.Replace(fmt.Sprintf(marketGlobals, applications.String()) + sites.String())
-}
-
-// adapted makes what Caddy loads: the configuration, and one that fails when
-// its servers start, for then its applications may have started.
-func (m *market) adapted(taken string) (good, bad string) {
-	adapt := func(text string) string {
-		adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
-		require.NoError(m.t, err)
-		return string(adapted)
-	}
-	return adapt(m.caddyfile()), adapt(m.caddyfile() + "http://" + taken + " {\n\trespond taken\n}\n")
 }
 
 // platformToken gets a token of the platform's own, past Caddy.
@@ -394,9 +315,14 @@ func (m *market) fill() {
 // reload loads the configuration again and again, every fifth time one that
 // fails.
 func (m *market) reload(turns <-chan struct{}) {
-	turn := 0
+	turn, last := 0, time.Now()
 	for range turns {
 		turn++
+		m.live(tokensLive * time.Since(last))
+		last = time.Now()
+		if m.trouble != nil {
+			m.trouble()
+		}
 		if turn%5 == 0 {
 			err := caddy.Load([]byte(m.bad), true)
 			if err == nil || !strings.Contains(err.Error(), "address already in use") {
@@ -411,6 +337,16 @@ func (m *market) reload(turns <-chan struct{}) {
 		}
 		m.changes.add("reloads")
 	}
+}
+
+// live has the tokens live so long, from now on. How long that is goes by the
+// requests: on a machine that is busy elsewhere they would else do nothing but
+// rotate.
+func (m *market) live(life time.Duration) {
+	m.sandbox.Change(func(s *sandbox.Settings) {
+		s.AccessTokenLife = sandbox.Duration(min(max(life, 2*time.Second), 10*time.Minute))
+		s.ApplicationTokenLife = s.AccessTokenLife
+	})
 }
 
 // trade connects sellers anew, to the same and to other accounts, and
@@ -486,122 +422,6 @@ func (m *market) disconnect(p *party) error {
 	err := v.disconnect(m.site("pages", p.shop))
 	if err == nil {
 		p.settle(s, &m.clock)
-	}
-	return err
-}
-
-// visitor is a seller in a browser that follows no redirect by itself.
-type visitor struct {
-	client http.Client
-	header http.Header
-}
-
-func (m *market) visitor(p *party) *visitor {
-	v := &visitor{header: http.Header{"Sec-Fetch-Site": {"same-origin"}, "Accept": {"text/html"}}}
-	v.client.Jar, _ = cookiejar.New(nil)
-	v.client.Transport = m.transport
-	v.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	if !p.shop.sessions {
-		v.header.Set("X-User", p.name)
-	} else if n := len(p.sessions); n > 0 { // the newest: only trade changes them, under changing
-		v.header.Set("Cookie", p.sessions[n-1].cookie)
-	}
-	return v
-}
-
-func (v *visitor) do(method, address string, form url.Values) (reply, error) {
-	request, err := http.NewRequest(method, address, strings.NewReader(form.Encode()))
-	if err != nil {
-		return reply{}, err
-	}
-	for name, values := range v.header {
-		request.Header[name] = append([]string(nil), values...)
-	}
-	if form != nil {
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		request.Header.Set("Origin", request.URL.Scheme+"://"+request.URL.Host)
-	}
-	response, err := v.client.Do(request)
-	if err != nil {
-		return reply{}, err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	return reply{response.StatusCode, response.Header, string(body)}, err
-}
-
-// expect is do for a step whose answer must have this status.
-func (v *visitor) expect(status int, method, address string, form url.Values) (reply, error) {
-	got, err := v.do(method, address, form)
-	if err == nil && got.status != status {
-		err = fmt.Errorf("%s %s: %d %.300s", method, address, got.status, got.body)
-	}
-	return got, err
-}
-
-// connect returns the session's cookie, where there is one.
-func (v *visitor) connect(site string, provider *sandbox.Sandbox, account int64) (string, error) {
-	began, err := v.expect(http.StatusSeeOther, http.MethodGet, site+"/connect?return_to=/", nil)
-	if err != nil {
-		return "", err
-	}
-	callback, err := provider.Approve(began.header.Get("Location"), account)
-	if err != nil {
-		return "", err
-	}
-	back, err := v.expect(http.StatusOK, http.MethodGet, callback, nil)
-	if err != nil {
-		return "", err
-	}
-	end, err := v.do(http.MethodGet, site+strings.ReplaceAll(finishPattern.FindString(back.body), "&amp;", "&"), nil)
-	if err != nil {
-		return "", err
-	}
-	if to := end.header.Get("Location"); strings.Contains(to, "/confirm") {
-		if end, err = v.do(http.MethodGet, site+to, nil); err != nil {
-			return "", err
-		}
-	}
-	if end.status == http.StatusOK {
-		if end, err = v.press(site, end); err != nil {
-			return "", err
-		}
-	}
-	if to := end.header.Get("Location"); end.status != http.StatusSeeOther || to != site+"/" && to != "/" {
-		return "", fmt.Errorf("the end of a connect flow: %d to %s %.300s", end.status, to, end.body)
-	}
-	u, err := url.Parse(site)
-	for _, c := range v.client.Jar.Cookies(u) {
-		if strings.Contains(c.Name, "session") {
-			return c.Name + "=" + c.Value, err
-		}
-	}
-	return "", err
-}
-
-// press presses the button of a page that asks: of several the one that connects.
-func (v *visitor) press(site string, page reply) (reply, error) {
-	form := formPattern.FindStringSubmatch(page.body)
-	if form == nil {
-		return reply{}, fmt.Errorf("a page without a form: %d %.300s", page.status, page.body)
-	}
-	values := url.Values{}
-	for _, field := range fieldPattern.FindAllStringSubmatch(form[0], -1) {
-		if !values.Has(field[1]) || field[2] == "connect" {
-			values.Set(field[1], field[2])
-		}
-	}
-	return v.expect(http.StatusSeeOther, http.MethodPost, site+strings.ReplaceAll(form[1], "&amp;", "&"), values)
-}
-
-func (v *visitor) disconnect(site string) error {
-	page, err := v.expect(http.StatusOK, http.MethodGet, site+"/connect/disconnect", nil)
-	if err != nil || formPattern.FindString(page.body) == "" {
-		return err // there is nothing to end
-	}
-	done, err := v.press(site, page)
-	if err == nil && !strings.HasSuffix(done.header.Get("Location"), "?done") {
-		err = fmt.Errorf("a disconnect that leads to %s", done.header.Get("Location"))
 	}
 	return err
 }

@@ -51,7 +51,7 @@ func TestASessionIsNotEndedByAMemoryThatLags(t *testing.T) {
 	seller := strconv.FormatInt(aurora.UserID, 10)
 	old, err := other.Connection(t.Context(), "default", seller)
 	require.NoError(t, err)
-	require.NoError(t, other.Disconnect(t.Context(), "default", seller, old.ID))
+	require.NoError(t, other.Disconnect(t.Context(), old))
 	b := r.browser()
 	here := b.client.Transport
 	b.client.Transport = r.otherSite(other)

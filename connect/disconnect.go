@@ -65,7 +65,7 @@ func (t *turn) endConnection(c *tokenstore.Connection) {
 	}
 	ctx, cancel := t.detached()
 	defer cancel()
-	if err := t.f.source.Disconnect(ctx, t.f.application, c.Seller, c.ID); err != nil {
+	if err := t.f.source.Disconnect(ctx, *c); err != nil {
 		t.failFor(err)
 		return
 	}

@@ -33,7 +33,7 @@ type Source interface {
 	Exchange(ctx context.Context, application, code string, verifier secret.Secret) (tokensource.Consent, error)
 	Connection(ctx context.Context, application, seller string) (tokenstore.Connection, error)
 	Connect(ctx context.Context, seller string, consent tokensource.Consent) (tokenstore.Connection, error)
-	Disconnect(ctx context.Context, application, seller, connectionID string) error
+	Disconnect(ctx context.Context, c tokenstore.Connection) error
 	Consume(ctx context.Context, state string, until time.Time) error
 	Keyring(ctx context.Context) (*secret.Keyring, error)
 }

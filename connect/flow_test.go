@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
 func TestASellerConnectsInSessionModeWithoutAQuestion(t *testing.T) {
@@ -219,7 +221,7 @@ func TestASessionWhoseConnectionIsGoneEnds(t *testing.T) {
 	s := newSite(t, Config{})
 	b := s.browser("")
 	b.comeBack(b.begin(""), tienda())
-	require.NoError(t, s.source.Disconnect(t.Context(), "", "241983636", "connection-1"))
+	require.NoError(t, s.source.Disconnect(t.Context(), tokenstore.Connection{Seller: "241983636", ID: "connection-1"}))
 	b.visit("/connect/disconnect", "same-origin")
 	require.Equal(t, "No account is connected", b.title())
 	require.Equal(t, []string{"", ""}, sessionOf(t, b))

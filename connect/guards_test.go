@@ -207,3 +207,16 @@ func TestAProblemIsKeptByNoCacheAndOneOfNoKindIsTemporary(t *testing.T) {
 	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 	require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
 }
+
+func TestASessionOfAnEarlierConnectionNamesNobody(t *testing.T) {
+	s := newSite(t, Config{})
+	lost, own := s.browser(""), s.browser("")
+	lost.comeBack(lost.begin(""), tienda())
+	own.comeBack(own.begin(""), tienda())
+	own.visit("/connect/disconnect", "same-origin")
+	own.press("")
+	own.comeBack(own.begin(""), tienda()) // connected anew
+	lost.visit("/connect/disconnect", "same-origin")
+	require.Equal(t, "No account is connected", lost.title())
+	require.NotEmpty(t, s.source.connection("241983636").ID)
+}

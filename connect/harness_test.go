@@ -105,14 +105,14 @@ func (m *memory) Connect(_ context.Context, seller string, consent tokensource.C
 	return c, nil
 }
 
-func (m *memory) Disconnect(_ context.Context, application, seller, id string) error {
+func (m *memory) Disconnect(_ context.Context, c tokenstore.Connection) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.disconnectErr != nil {
 		return m.disconnectErr
 	}
-	if m.connections[application+"/"+seller].ID == id {
-		delete(m.connections, application+"/"+seller)
+	if m.connections[c.Application+"/"+c.Seller].ID == c.ID {
+		delete(m.connections, c.Application+"/"+c.Seller)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -31,6 +32,8 @@ type caddy struct {
 	admin  string // address of its admin endpoint
 	env    []string
 	log    *transcript
+	// program is another one than the binary under test, or "".
+	program string
 
 	process *exec.Cmd
 	ended   chan struct{}
@@ -66,10 +69,10 @@ func (c *caddy) write(caddyfile string) {
 	require.NoError(c.t, os.WriteFile(c.config, []byte(caddyfile), 0o600))
 }
 
-// start starts the process and waits until it serves.
-func (c *caddy) start() {
+// launch starts the process, and waits for nothing.
+func (c *caddy) launch() {
 	c.t.Helper()
-	process := exec.Command(binary, "run", "--config", c.config, "--adapter", "caddyfile")
+	process := exec.Command(cmp.Or(c.program, binary), "run", "--config", c.config, "--adapter", "caddyfile")
 	process.Env, process.Dir = c.env, c.home
 	process.Stdout, process.Stderr = c.log, c.log
 	require.NoError(c.t, process.Start())
@@ -79,9 +82,15 @@ func (c *caddy) start() {
 		close(ended)
 	}()
 	c.process, c.ended = process, ended
+}
+
+// start starts the process and waits until it serves.
+func (c *caddy) start() {
+	c.t.Helper()
+	c.launch()
 	await(c.t, "caddy serves", func() bool {
 		select {
-		case <-ended:
+		case <-c.ended:
 			c.t.Fatalf("caddy ended before it served:\n%s", c.log)
 		default:
 		}

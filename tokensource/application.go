@@ -42,7 +42,7 @@ func (s *Source) ApplicationToken(ctx context.Context, application string, minVa
 	now, snap := c.now(), own.current.Load()
 	if snap.lasts(now, minValidity) {
 		if !now.Before(snap.dueAt) {
-			c.renewOwn(app)
+			c.renewOwn(app, snap)
 		}
 		return snap.token, nil
 	}
@@ -51,7 +51,7 @@ func (s *Source) ApplicationToken(ctx context.Context, application string, minVa
 		fctx, cancel = context.WithTimeout(ctx, patience)
 	}
 	defer cancel()
-	next, err := c.fetchOwn(fctx, app)
+	next, err := c.fetchOwn(fctx, app, snap)
 	if err == nil {
 		return next.token, nil
 	}
@@ -62,22 +62,26 @@ func (s *Source) ApplicationToken(ctx context.Context, application string, minVa
 }
 
 // renewOwn fetches a new token while the old one serves.
-func (s *Source) renewOwn(app *application) {
+func (s *Source) renewOwn(app *application, old *ownSnapshot) {
 	own := &app.state.own
 	if own.fetches.busy(struct{}{}) || own.setback.check(s.now()) != nil {
 		return
 	}
 	left, cancel := context.WithCancel(context.Background())
 	cancel() // nobody waits for it
-	_, _ = s.fetchOwn(left, app)
+	_, _ = s.fetchOwn(left, app, old)
 }
 
-func (s *Source) fetchOwn(ctx context.Context, app *application) (*ownSnapshot, error) {
+// fetchOwn fetches a token in place of an old one, once for all who ask.
+func (s *Source) fetchOwn(ctx context.Context, app *application, old *ownSnapshot) (*ownSnapshot, error) {
 	own := &app.state.own
 	if err := own.setback.check(s.now()); err != nil {
 		return nil, err
 	}
 	return own.fetches.do(ctx, s.manager, app.Client.Timeout()+slack, struct{}{}, func(ctx context.Context) (*ownSnapshot, error) {
+		if snap := own.current.Load(); snap != old {
+			return snap, nil // a fetch has ended since the caller looked
+		}
 		if err := app.state.breaker.allow(s.now()); err != nil {
 			return nil, err
 		}
@@ -124,8 +128,9 @@ func (s *Source) ownSnapshot(app *application, answer oauth.Answer, now time.Tim
 // replaceOwn is Replace for an application's own token.
 func (s *Source) replaceOwn(ctx context.Context, app *application, failed *Token) (*Token, error) {
 	own := &app.state.own
-	if snap := own.current.Load(); snap.lasts(s.now(), 0) {
-		if newer := other(snap.token, failed); newer != nil {
+	old := own.current.Load()
+	if old.lasts(s.now(), 0) {
+		if newer := other(old.token, failed); newer != nil {
 			return newer, nil
 		}
 	}
@@ -137,7 +142,7 @@ func (s *Source) replaceOwn(ctx context.Context, app *application, failed *Token
 			return nil, &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: forcePause, Err: errors.New("the application's token was fetched for a 401 less than a minute ago")}
 		}
 	}
-	snap, err := s.fetchOwn(ctx, app)
+	snap, err := s.fetchOwn(ctx, app, old)
 	if err != nil {
 		return nil, asError(err)
 	}

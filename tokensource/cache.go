@@ -3,6 +3,7 @@ package tokensource
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"runtime"
 	"slices"
@@ -348,6 +349,9 @@ func (s *Source) read(ctx context.Context, store tokenstore.Store, app string, a
 		// Once more: a list that was read while another instance replaced a pair
 		// can show neither.
 		state, err = store.Account(ctx, a.id)
+		if err == nil {
+			err = wiped(ctx, store, &state)
+		}
 		if err == nil && missing(before, &state, 0) {
 			err = s.addAgain(ctx, store, app, a, &state, before)
 		}
@@ -358,6 +362,24 @@ func (s *Source) read(ctx context.Context, store tokenstore.Store, app string, a
 	a.sight(&state, s.now())
 	a.publish(&state)
 	return state, nil
+}
+
+// wiped returns an error where a store has nothing at all of an account that
+// memory knows: a disconnect leaves a tombstone, or the pairs. It is a folder
+// whose volume is not mounted, say, and what would be saved there would be gone
+// when it is.
+func wiped(ctx context.Context, store tokenstore.Store, state *tokenstore.Account) error {
+	if len(state.Pairs) > 0 || state.Tombstone > 0 {
+		return nil
+	}
+	connections, err := store.Connections(ctx, state.ID)
+	if err != nil {
+		return fmt.Errorf("listing the connections of account %s: %w", state.ID, err)
+	}
+	if len(connections) == 0 {
+		return fmt.Errorf("the store has lost account %s, which memory knows: is its volume mounted, is it the right database?", state.ID)
+	}
+	return nil
 }
 
 func (s *Source) addAgain(ctx context.Context, store tokenstore.Store, app string, a *account, state *tokenstore.Account, before *known) error {

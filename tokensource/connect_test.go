@@ -50,14 +50,16 @@ func TestDisconnectDeletesTheTokensUnlessAnotherSellerPointsThere(t *testing.T) 
 		w := newWorld(t)
 		i := w.instance()
 		one, two := i.seller("shop-1", 100), i.seller("shop-2", 100)
-		require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", "another id"))
+		another := one
+		another.ID = "another id"
+		require.NoError(t, i.Disconnect(t.Context(), another))
 		i.lives("shop-1", 100)
-		require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", one.ID))
+		require.NoError(t, i.Disconnect(t.Context(), one))
 		require.Equal(t, NotConnected, i.problem("shop-1").Status)
 		i.lives("shop-2", 100)
 		require.Empty(t, w.provider.gone)
-		require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", one.ID), "what is gone is no error")
-		require.NoError(t, i.Disconnect(t.Context(), "", "shop-2", two.ID))
+		require.NoError(t, i.Disconnect(t.Context(), one), "what is gone is no error")
+		require.NoError(t, i.Disconnect(t.Context(), two))
 		require.Equal(t, NotConnected, i.problem("shop-2").Status)
 		state := i.account(100)
 		require.Empty(t, state.Pairs)
@@ -130,7 +132,7 @@ func TestARefreshAgainstADisconnectBringsNothingBack(t *testing.T) {
 			}
 			disconnect := func(i *instance) {
 				if c, err := i.Connection(context.Background(), "", "shop-1"); err == nil {
-					_ = i.Disconnect(context.Background(), "", "shop-1", c.ID)
+					_ = i.Disconnect(context.Background(), c)
 				}
 			}
 			check := func(t *testing.T, i *instance) {
@@ -187,7 +189,7 @@ func TestAConnectAgainstADisconnectEndsWholeOrIsToldToStartAgain(t *testing.T) {
 			}
 			disconnect := func(i *instance) {
 				if c, err := i.Connection(context.Background(), "", "shop-2"); err == nil {
-					require.NoError(i.w.t, i.Disconnect(context.Background(), "", "shop-2", c.ID))
+					require.NoError(i.w.t, i.Disconnect(context.Background(), c))
 				}
 			}
 			check := func(t *testing.T, i *instance) {
@@ -217,7 +219,7 @@ func TestACrashAtAnyPointOfADisconnectIsMendedByTheNextConsent(t *testing.T) {
 				first := w.instance()
 				c := first.seller("shop-1", 100)
 				first.store.set(atCall(n, func() error { first.crash(); return errCrashed }))
-				_ = first.Disconnect(t.Context(), "", "shop-1", c.ID)
+				_ = first.Disconnect(t.Context(), c)
 				first.crash()
 				synctest.Wait()
 				second := w.instance()
@@ -451,7 +453,7 @@ func TestALoadThatIsUnderWayDoesNotBringADisconnectedSellerBack(t *testing.T) {
 		var done atomic.Bool
 		i.store.set(func(op string, after bool) error {
 			if op == "Connection" && after && done.CompareAndSwap(false, true) {
-				require.NoError(t, i.Disconnect(context.Background(), "", "shop-1", c.ID))
+				require.NoError(t, i.Disconnect(context.Background(), c))
 			}
 			return nil
 		})
@@ -471,7 +473,7 @@ func TestAConnectionThatIsEndedWhileItIsMadeAgainIsNotSaidToStand(t *testing.T) 
 		require.NoError(t, err)
 		i.store.set(func(op string, after bool) error {
 			if op == "PutConnection" && after {
-				return other.Disconnect(context.Background(), "", "shop-1", c.ID)
+				return other.Disconnect(context.Background(), c)
 			}
 			return nil
 		})

@@ -21,7 +21,7 @@ func TestAConsentIsSavedWhoeverHoldsTheLock(t *testing.T) {
 		lock, err := w.instance().store.Lock(t.Context(), accountID(100))
 		require.NoError(t, err)
 		go func() { _, _ = i.Exchange(t.Context(), "", w.provider.code(100), secret.Secret{}) }()
-		time.Sleep(saveLockWait)
+		time.Sleep(time.Second)
 		synctest.Wait()
 		i.crash()
 		require.NoError(t, lock.Unlock(t.Context()))

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/caddystorage"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/storetest"
 )
 
@@ -228,9 +229,9 @@ func TestADisconnectThatFindsTheConnectionGoneForgetsIt(t *testing.T) {
 		first, second := w.instance(), w.instance()
 		c := first.seller("shop-1", 100)
 		second.lives("shop-1", 100)
-		require.NoError(t, first.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, first.Disconnect(t.Context(), c))
 		second.lives("shop-1", 100) // for half a minute it cannot know
-		require.NoError(t, second.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, second.Disconnect(t.Context(), c))
 		require.Equal(t, NotConnected, second.problem("shop-1").Status)
 	})
 }
@@ -246,7 +247,7 @@ func TestAConnectThatIsUndoneLeavesNothingWhereTheOldConnectionHasEnded(t *testi
 		i.store.set(func(op string, after bool) error {
 			if op == "PutConnection" && after && !put {
 				put = true
-				return other.Disconnect(context.Background(), "", "shop-1", old.ID)
+				return other.Disconnect(context.Background(), old)
 			}
 			if put && op == "Account" && !after {
 				put = false
@@ -364,7 +365,7 @@ func TestAConsentThatOthersRefreshedIsNotBroughtBackAfterADisconnect(t *testing.
 		other.jump(life + time.Minute)
 		other.eventually("shop-1", 100)
 		require.Equal(t, 1, w.provider.count())
-		require.NoError(t, other.Disconnect(context.Background(), "", "shop-1", c.ID))
+		require.NoError(t, other.Disconnect(context.Background(), c))
 		i.store.set(nil)
 		require.Error(t, <-failed)
 		require.Empty(t, i.account(100).Pairs)
@@ -382,5 +383,84 @@ func (i *instance) failReadBack(n int) {
 			return errors.New("the disk is gone")
 		}
 		return nil
+	})
+}
+
+func TestADisconnectIsNotUndoneByASwitchThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i, other := w.instance(), w.instance()
+		old := i.seller("shop-1", 100)
+		consent := i.consent(200)
+		placed, failed := make(chan struct{}), make(chan struct{})
+		i.store.set(func(op string, after bool) error {
+			if op == "PutConnection" && after {
+				i.store.set(failOnce("Account"))
+				close(placed)
+				<-failed
+			}
+			return nil
+		})
+		done := make(chan error, 1)
+		go func() {
+			_, err := i.Connect(context.Background(), "shop-1", consent)
+			done <- err
+		}()
+		<-placed
+		require.NoError(t, other.Disconnect(t.Context(), old))
+		close(failed)
+		require.Error(t, <-done)
+		require.Equal(t, NotConnected, i.problem("shop-1").Status)
+		require.Equal(t, NotConnected, other.problem("shop-1").Status)
+	})
+}
+
+// failOnce has one operation fail, once.
+func failOnce(name string) func(string, bool) error {
+	failed := false
+	return func(op string, after bool) error {
+		if op == name && !after && !failed {
+			failed = true
+			return errors.New("the disk is gone")
+		}
+		return nil
+	}
+}
+
+func TestAStoreThatIsEmptyAllOfASuddenDisconnectsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		i.lives("shop-1", 100)
+		full := i.store.Store
+		i.store.Store = caddystorage.New(storetest.NewMemory(), w.keyring) // a volume that is not mounted
+		time.Sleep(time.Hour)
+		i.lives("shop-1", 100)
+		require.Positive(t, i.events.count(EventAlarm))
+		time.Sleep(staleMax)
+		require.Equal(t, ReasonStore, i.problem("shop-1").Reason)
+		i.store.Store = full
+		i.eventually("shop-1", 100)
+	})
+}
+
+func TestNothingIsRefreshedIntoAStoreThatIsEmptyAllOfASudden(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.provider.life = 20 * time.Second
+		i := w.instance()
+		i.seller("shop-1", 100)
+		i.lives("shop-1", 100)
+		full, empty := i.store.Store, caddystorage.New(storetest.NewMemory(), w.keyring)
+		i.store.Store = empty
+		time.Sleep(25 * time.Second) // memory is believed, and its token has ended
+		require.Equal(t, ReasonStore, i.problem("shop-1").Reason)
+		require.Zero(t, w.provider.count())
+		state, err := empty.Account(t.Context(), accountID(100))
+		require.NoError(t, err)
+		require.Empty(t, state.Pairs)
+		i.store.Store = full
+		i.eventually("shop-1", 100)
 	})
 }

@@ -8,17 +8,17 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
-// Disconnect ends exactly this connection of the seller, and deletes the tokens
-// of its account where no other connection points there. A connection that is
-// gone, or that the seller has by another id, is no error. The error is an
+// Disconnect ends exactly this connection, and deletes the tokens of its account
+// where no other connection points there. A connection that is gone is no error,
+// and one that the seller has by another id is left alone. The error is an
 // [*Error].
-func (s *Source) Disconnect(ctx context.Context, application, seller, connectionID string) error {
-	c, app, err := s.serving(application)
+func (s *Source) Disconnect(ctx context.Context, connection tokenstore.Connection) error {
+	c, app, err := s.serving(connection.Application)
 	if err != nil {
 		return err
 	}
 	_, err = detached(ctx, c.manager, connectWait, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, c.disconnect(ctx, app, seller, connectionID)
+		return struct{}{}, c.disconnect(ctx, app, connection)
 	})
 	if err != nil {
 		return storeError(err)
@@ -26,62 +26,54 @@ func (s *Source) Disconnect(ctx context.Context, application, seller, connection
 	return nil
 }
 
-func (s *Source) disconnect(ctx context.Context, app *application, seller, connectionID string) error {
+func (s *Source) disconnect(ctx context.Context, app *application, c tokenstore.Connection) error {
 	o, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	// Read twice: once to know which account's lock to take, and under it.
-	k := key{application: app.Name, seller: seller}
-	connection, err := s.connectionByID(ctx, o, app, seller, connectionID)
-	if err != nil || connection == nil {
-		s.realm.forget(k) // it may have ended at another instance just now
-		return err
-	}
-	a := s.realm.account(connection.Account)
+	a, k := s.realm.account(c.Account), key{application: app.Name, seller: c.Seller}
 	unlock := lockAccount(ctx, s.manager, o.store, a.id, consentLockWait)
 	defer unlock()
-	connection, err = s.connectionByID(ctx, o, app, seller, connectionID)
-	if err != nil || connection == nil {
-		s.realm.forget(k)
-		return err
-	}
 	state, err := o.store.Account(ctx, a.id)
 	if err != nil {
 		return fmt.Errorf("reading account %s: %w", a.id, err)
 	}
 	if state.Moved != nil {
-		return hasMoved() // it would go on at the other store
+		return hasMoved() // it would go on at the other store, also where it is unknown here
 	}
-	mark := tokenstore.Mark{Connection: connection.ID, Authorization: highest(&state, connection), At: wall(s.now())}
+	current, err := o.store.Connection(ctx, app.Name, c.Seller)
+	if errors.Is(err, tokenstore.ErrNotFound) {
+		s.realm.forget(k) // it may have ended at another instance just now
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the connection: %w", err)
+	}
+	if current.ID != c.ID {
+		// Whoever replaced it may not succeed, and put it back: not without asking
+		// for its tombstone.
+		err := o.store.DeleteConnection(ctx, c)
+		s.realm.forget(k)
+		return err
+	}
+	if current.Account != c.Account || current.Seller != c.Seller {
+		return errors.New("reading the connection: the store returned another one by its id")
+	}
+	mark := tokenstore.Mark{Connection: current.ID, Authorization: highest(&state, &current), At: wall(s.now())}
 	// The tombstone of the connection comes first: from here on it is gone,
 	// whatever else fails.
-	err = o.store.DeleteConnection(ctx, *connection)
+	err = o.store.DeleteConnection(ctx, current)
 	s.realm.forget(k)
 	if err != nil {
 		return fmt.Errorf("deleting the connection: %w", err)
 	}
-	s.observe(Event{Name: EventDisconnected, Application: app.Name, Seller: seller, Account: a.id})
+	s.observe(Event{Name: EventDisconnected, Application: app.Name, Seller: c.Seller, Account: a.id})
 	if _, err := s.release(ctx, o, app, a, mark); err != nil {
 		// The seller is disconnected. What is left are tokens that nobody points
 		// to, and the operator ought to know why.
 		s.observe(Event{Name: EventAlarm, Application: app.Name, Account: a.id, Reason: ReasonStore, Err: err})
 	}
 	return nil
-}
-
-func (s *Source) connectionByID(ctx context.Context, o *opened, app *application, seller, id string) (*tokenstore.Connection, error) {
-	c, err := o.store.Connection(ctx, app.Name, seller)
-	if errors.Is(err, tokenstore.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the connection: %w", err)
-	}
-	if c.ID != id || c.Seller != seller {
-		return nil, nil
-	}
-	return &c, nil
 }
 
 // highest is the highest authorization that a disconnect may void: that of a

@@ -107,7 +107,7 @@ func TestAConnectionThatIsMadeWhileTheLastOneEndsStandsOrFailsWhole(t *testing.T
 					c, consent := i.seller("shop-1", 100), i.consent(100)
 					var connected error
 					i.at(op, after, func() { _, connected = other.Connect(context.Background(), "shop-2", consent) })
-					require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", c.ID))
+					require.NoError(t, i.Disconnect(t.Context(), c))
 					next := w.instance()
 					if connected == nil {
 						if _, err := next.Connection(t.Context(), "", "shop-2"); err == nil {
@@ -128,7 +128,7 @@ func TestADisconnectThatCannotTellWhoPointsToTheAccountDeletesNothing(t *testing
 		c := i.seller("shop-1", 100)
 		i.seller("shop-2", 100)
 		i.store.set(failingOp("Connections"))
-		require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, i.Disconnect(t.Context(), c))
 		i.store.set(nil)
 		require.Equal(t, NotConnected, i.problem("shop-1").Status)
 		require.Len(t, new(i.account(100)).Living(), 2)
@@ -144,7 +144,7 @@ func TestAConsentDuringADisconnectIsNeitherDeletedNorRevoked(t *testing.T) {
 		c := i.seller("shop-1", 100)
 		var consent Consent
 		i.behind("PutTombstone", func() { consent = other.consent(100) })
-		require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, i.Disconnect(t.Context(), c))
 		require.Equal(t, uint64(2), consent.Authorization)
 		require.Len(t, new(i.account(100)).Living(), 1)
 		require.Empty(t, w.provider.gone, "the consent would die too")
@@ -157,7 +157,7 @@ func TestADisconnectDropsTheAccountFromMemory(t *testing.T) {
 		c := i.seller("shop-1", 100)
 		i.lives("shop-1", 100)
 		a := i.realm.account(accountID(100))
-		require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, i.Disconnect(t.Context(), c))
 		require.Empty(t, a.known.Load().living)
 	})
 }

@@ -54,17 +54,6 @@ func TestAConsentThatADisconnectCrossesIsNumberedAboveIt(t *testing.T) {
 	})
 }
 
-func TestASpilledPairIsInTheStoreBeforeTheFirstRequestIsServed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.spilledBy(t)
-		w.slowly("/pair-")
-		w.instance().lives("shop-1", 100)
-		require.Equal(t, 1, w.provider.count())
-		time.Sleep(time.Minute)
-	})
-}
-
 func TestASpilledPairOfADisconnectedAccountIsNotWrittenAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -72,7 +61,7 @@ func TestASpilledPairOfADisconnectedAccountIsNotWrittenAgain(t *testing.T) {
 		other := w.instance(func(c *Config) { c.SpillDir = filepath.Join(t.TempDir(), "one") })
 		c, err := other.Connection(t.Context(), "", "shop-1")
 		require.NoError(t, err)
-		require.NoError(t, other.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, other.Disconnect(t.Context(), c))
 		written := w.slowly("/pair-")
 		i := w.instance()
 		time.Sleep(time.Minute)
@@ -183,7 +172,7 @@ func TestAPairThatADisconnectElsewhereDeletedIsNotAddedAgain(t *testing.T) {
 		c := i.seller("shop-1", 100)
 		other.lives("shop-1", 100)
 		a := other.realm.account(accountID(100))
-		require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, i.Disconnect(t.Context(), c))
 		_, err := other.read(t.Context(), other.store, "", a)
 		require.NoError(t, err)
 		require.Empty(t, i.account(100).Pairs)
@@ -215,7 +204,7 @@ func TestADisconnectElsewhereIsNoticedByASellerWhoRests(t *testing.T) {
 				i, other := w.instance(), w.instance()
 				c := i.seller("shop-1", 100)
 				other.lives("shop-1", 100)
-				require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", c.ID))
+				require.NoError(t, i.Disconnect(t.Context(), c))
 				rest(other)
 				require.Equal(t, NotConnected, other.problem("shop-1").Status)
 			})

@@ -65,6 +65,9 @@ func TestAHundredCallersAskTheStoreForOneLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newWorld(t).due()
 		locks := i.calls("Lock")
+		i.w.provider.script(func(p *provider) {
+			p.before = func(context.Context, string) error { time.Sleep(time.Second); return nil }
+		})
 		var callers sync.WaitGroup
 		for range 100 {
 			callers.Go(func() { i.lives("shop-1", 100) })
@@ -80,7 +83,7 @@ func TestWhoHoldsTheLockIsTheOnlyOneToAnnounceARequest(t *testing.T) {
 		i, other := w.due(), w.instance()
 		i.before("PutIntent", func() { time.Sleep(2 * time.Second) })
 		intents := other.calls("PutIntent")
-		go i.eventually("shop-1", 100)
+		go refresh(i)
 		time.Sleep(time.Second)
 		other.eventually("shop-1", 100)
 		require.Zero(t, intents.Load())

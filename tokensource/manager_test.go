@@ -199,7 +199,7 @@ func TestABusySellerIsReadAgainInTheBackgroundAndADisconnectElsewhereIsNoticed(t
 		mu.Lock()
 		require.Equal(t, 2, reads)
 		mu.Unlock()
-		require.NoError(t, a.Disconnect(t.Context(), "", "shop-1", c.ID))
+		require.NoError(t, a.Disconnect(t.Context(), c))
 		require.Equal(t, NotConnected, a.problem("shop-1").Status, "at once, where it was done")
 		time.Sleep(validFor)
 		require.Equal(t, NotConnected, b.problem("shop-1").Status)

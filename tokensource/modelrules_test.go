@@ -275,9 +275,9 @@ func (m *model) settled() {
 	m.processes = append(m.processes, fresh)
 	recoverable := map[int64]bool{100: m.kept(100), 200: m.kept(200)}
 	for _, user := range []int64{100, 200} {
-		living := m.living(user)
+		living, pointed := m.living(user), m.pointed(user)
 		m.mu.Lock()
-		if holder := m.holders[living]; holder != nil && !holder.dead && !recoverable[user] && m.authorized[living] == 0 {
+		if holder := m.holders[living]; holder != nil && !holder.dead && !recoverable[user] && m.authorized[living] == 0 && pointed {
 			m.journal.violated("a pair of account %d was delivered to slot %d, which runs on, and is nowhere", user, holder.slot)
 		}
 		m.mu.Unlock()
@@ -292,6 +292,17 @@ func (m *model) settled() {
 		}
 		time.Sleep(m.w.provider.life + time.Minute)
 	}
+}
+
+// pointed reports whether a seller acts with the account: with one that was
+// disconnected, its pairs go too.
+func (m *model) pointed(user int64) bool {
+	m.store.mu.Lock()
+	defer m.store.mu.Unlock()
+	return slices.ContainsFunc(sellers, func(seller string) bool {
+		c, ok := m.store.pointer([2]string{"", seller})
+		return ok && c.Account.UserID == user
+	})
 }
 
 // ends checks one seller at one process in the end.

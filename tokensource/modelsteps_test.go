@@ -224,7 +224,7 @@ func (m *model) disconnect(p *process, seller string) {
 	source := p.Source
 	m.callers.Go(func() {
 		t, alone := m.enter(seller)
-		err := source.Disconnect(context.Background(), "", seller, old.ID)
+		err := source.Disconnect(context.Background(), old)
 		now := m.moment(p)
 		m.store.mu.Lock()
 		c, there := m.store.pointer([2]string{"", seller})

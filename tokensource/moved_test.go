@@ -163,11 +163,14 @@ func TestADisconnectOfAMovedAccountIsRefusedNotLost(t *testing.T) {
 	i := w.instance()
 	c := i.seller("shop-1", 100)
 	w.move(100)
-	requireMoved(t, i.Disconnect(t.Context(), "", "shop-1", c.ID))
+	requireMoved(t, i.Disconnect(t.Context(), c))
 	i.lives("shop-1", 100)
+	elsewhere := c
+	elsewhere.ID, elsewhere.Seller = "made at the other store", "shop-2"
+	requireMoved(t, i.Disconnect(t.Context(), elsewhere))
 	require.Empty(t, i.account(100).Marks)
 	require.Zero(t, i.events.count(EventDisconnected))
 	w.moveBack(100)
-	require.NoError(t, i.Disconnect(t.Context(), "", "shop-1", c.ID))
+	require.NoError(t, i.Disconnect(t.Context(), c))
 	require.Equal(t, NotConnected, i.problem("shop-1").Status)
 }

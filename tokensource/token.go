@@ -197,7 +197,7 @@ func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (*sna
 
 // load reads a seller from the store, once for all who ask.
 func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, error) {
-	return s.realm.loads.do(ctx, s.manager, loadWait, k, func(ctx context.Context) (*snapshot, error) {
+	snap, err := s.realm.loads.do(ctx, s.manager, loadWait, k, func(ctx context.Context) (*snapshot, error) {
 		snap, err := s.loadNow(ctx, app, k)
 		if err == nil {
 			return snap, nil
@@ -219,6 +219,11 @@ func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, 
 		e.snapshot.CompareAndSwap(old, stale)
 		return stale, nil
 	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = storeError(err) // it hangs, and heeds no deadline
+		s.troubled(app, asError(err))
+	}
+	return snap, err
 }
 
 func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapshot, error) {
@@ -232,6 +237,9 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 		if errors.Is(err, tokenstore.ErrNotFound) {
 			if s.realm.epochNow() != epoch && tries < 3 {
 				continue
+			}
+			if err := s.vanished(ctx, o.store, k); err != nil {
+				return nil, err
 			}
 			s.realm.entries.Invalidate(k)
 			return nil, notConnected()
@@ -256,6 +264,24 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 			return snap, nil
 		}
 	}
+}
+
+// vanished tells a seller that was disconnected from a store that lost all it had
+// of the account.
+func (s *Source) vanished(ctx context.Context, store tokenstore.Store, k key) error {
+	e, ok := s.realm.entries.GetIfPresent(k)
+	if !ok {
+		return nil
+	}
+	a := e.snapshot.Load().account
+	if len(a.known.Load().living) == 0 {
+		return nil
+	}
+	state, err := store.Account(ctx, a.id)
+	if err != nil {
+		return fmt.Errorf("reading account %s: %w", a.id, err)
+	}
+	return wiped(ctx, store, &state)
 }
 
 // troubled tells the operator, once a minute, that the store or its key cannot be

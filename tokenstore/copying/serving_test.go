@@ -143,11 +143,10 @@ type seller struct {
 	name string
 	user int64
 	// connected is what the seller was told last, and at whom of.
-	connected bool
-	id        string
-	account   tokenstore.AccountID
-	at        *tokensource.Source
-	refused   int
+	connected  bool
+	connection tokenstore.Connection
+	at         *tokensource.Source
+	refused    int
 }
 
 // fleet is who serves: of which the old ones do not know who connected at the others.
@@ -240,7 +239,7 @@ func (s *seller) connect(t *testing.T, f *fleet, i *tokensource.Source) {
 	}
 	c, err := i.Connect(context.Background(), s.name, consent)
 	if err == nil {
-		s.connected, s.id, s.account, s.at = true, c.ID, c.Account, i
+		s.connected, s.connection, s.at = true, c, i
 		return
 	}
 	f.refused(s.user)
@@ -251,7 +250,7 @@ func (s *seller) disconnect(t *testing.T, i *tokensource.Source) {
 	if !s.connected {
 		return
 	}
-	if err := i.Disconnect(context.Background(), "", s.name, s.id); err != nil {
+	if err := i.Disconnect(context.Background(), s.connection); err != nil {
 		s.passing(t, err)
 		return
 	}
@@ -320,9 +319,9 @@ func moveUnderLoad(t *testing.T, lock func(certmagic.Storage) certmagic.Storage)
 			s.connect(t, f, old[0])
 		} else { // two to an account
 			twin := all[n-1]
-			c, err := old[0].Connect(t.Context(), s.name, tokensource.Consent{Account: twin.account, Authorization: 1})
+			c, err := old[0].Connect(t.Context(), s.name, tokensource.Consent{Account: twin.connection.Account, Authorization: 1})
 			require.NoError(t, err)
-			s.connected, s.id, s.account = true, c.ID, c.Account
+			s.connected, s.connection = true, c
 		}
 		all = append(all, s)
 	}
@@ -354,7 +353,7 @@ func moveUnderLoad(t *testing.T, lock func(certmagic.Storage) certmagic.Storage)
 			continue
 		}
 		require.NoError(t, err)
-		require.Equal(t, s.id, connection.ID)
+		require.Equal(t, s.connection.ID, connection.ID)
 		s.request(t, f, current[1])
 		_, err = current[1].Token(context.Background(), "", s.name, 0)
 		require.NoError(t, err, s.name)

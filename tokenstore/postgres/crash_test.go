@@ -47,7 +47,7 @@ func TestAtAnyMessageThereIsTheOldOrTheNewState(t *testing.T) {
 		// A connection that was cut is replaced before the steps count.
 		_, err := stepping.Connection(t.Context(), "", "nobody")
 		require.ErrorIs(t, err, tokenstore.ErrNotFound)
-		p.set(false, step)
+		p.set(false, func(byte) error { return step() })
 		return stepping, other
 	})
 }

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -181,7 +182,7 @@ func TestEveryInstanceHonoursADisconnectAndAReconnectAtOnce(t *testing.T) {
 	a, b := join(t, p, database(t, dsn), 1), join(t, p, database(t, dsn), 1)
 	c := a.connect(t, "shop-1", 1)
 	b.holds(t, "shop-1", 1)
-	require.NoError(t, a.Disconnect(t.Context(), "", "shop-1", c.ID))
+	require.NoError(t, a.Disconnect(t.Context(), c))
 	require.Eventually(t, func() bool { return b.status(t, "shop-1") == tokensource.NotConnected }, soon, time.Millisecond)
 	a.connect(t, "shop-1", 2)
 	b.holds(t, "shop-1", 2)
@@ -216,7 +217,7 @@ func TestAListenerThatIsCutOffIsToldOnceEachWayAndHearsAgain(t *testing.T) {
 	through.set(true, nil)
 	require.Eventually(t, func() bool { return b.events.count(tokensource.EventNotListening) == 1 }, time.Minute, time.Millisecond)
 	b.holds(t, "shop-1", 1)
-	require.NoError(t, a.Disconnect(t.Context(), "", "shop-1", c.ID))
+	require.NoError(t, a.Disconnect(t.Context(), c))
 	through.set(false, nil)
 	require.Eventually(t, func() bool { return b.events.count(tokensource.EventListening) == 1 }, time.Minute, time.Millisecond)
 	require.Eventually(t, func() bool { return b.status(t, "shop-1") == tokensource.NotConnected }, soon, time.Millisecond, "what was missed is read")
@@ -322,11 +323,15 @@ func TestWhatARefreshAndAColdSellerCost(t *testing.T) {
 	for user := range int64(4) {
 		a.connect(t, fmt.Sprint("shop-", user+1), user+1)
 	}
+	// The least of several: on a connection that is new, statements are prepared.
 	count := func(what func()) (statements, journeys int64) {
-		what() // so that all statements are prepared
-		s, j := through.statements.Load(), through.journeys.Load()
-		what()
-		return through.statements.Load() - s, through.journeys.Load() - j
+		statements, journeys = math.MaxInt64, math.MaxInt64
+		for range 4 {
+			s, j := through.statements.Load(), through.journeys.Load()
+			what()
+			statements, journeys = min(statements, through.statements.Load()-s), min(journeys, through.journeys.Load()-j)
+		}
+		return statements, journeys
 	}
 	cold := int64(0)
 	b := join(t, p, one, 0)

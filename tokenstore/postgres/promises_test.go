@@ -176,6 +176,40 @@ func TestWhatIsDueIsFoundByTheIndex(t *testing.T) {
 	require.NotContains(t, plan, `"Sort"`)
 }
 
+// Between looking whether a connection was ended and writing it lies a moment: one
+// that is being ended just then does not come back.
+func TestAConnectionThatIsJustBeingEndedIsNotMadeAgain(t *testing.T) {
+	server := postgrestest.Shared(t)
+	dsn := server.Database(t)
+	p := newProxy(t, server)
+	ending, making := instance(t, p.through(t, dsn)), instance(t, dsn)
+	require.NoError(t, ending.PutConnection(t.Context(), shop))
+	other := shop
+	other.ID, other.Seller = "c2", "another"
+	require.NoError(t, ending.DeleteConnection(t.Context(), other), "its statements are prepared")
+
+	made := make(chan error, 1)
+	p.set(false, func(kind byte) error {
+		if kind != 'S' {
+			return nil
+		}
+		// Ended, but not committed.
+		p.set(false, nil)
+		for ask[int](t, dsn, "select count(*) from pg_locks where granted and relation = 'mercadopago.connections'::regclass and mode = 'RowExclusiveLock'") == 0 {
+			runtime.Gosched()
+		}
+		go func() { made <- making.PutConnection(context.Background(), shop) }()
+		for len(made) == 0 && ask[int](t, dsn, "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'") == 0 {
+			runtime.Gosched()
+		}
+		return nil
+	})
+	require.NoError(t, ending.DeleteConnection(t.Context(), shop))
+	require.ErrorIs(t, <-made, tokenstore.ErrNotFound)
+	_, err := making.Connection(t.Context(), shop.Application, shop.Seller)
+	require.ErrorIs(t, err, tokenstore.ErrNotFound)
+}
+
 // told collects what a store says of others' changes.
 func told(t *testing.T, s *postgres.Store) chan tokenstore.Change {
 	t.Helper()

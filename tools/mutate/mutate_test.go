@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,7 +46,7 @@ func TestAChangeIsOfWholeLinesThatAreThereOnce(t *testing.T) {
 	if err != nil || string(got) != "a\nx\ny\nbb\n" {
 		t.Fatalf("%q, %v", got, err)
 	}
-	for _, text := range []string{"a\nbb\n", "b\nb\n", "b\na\nb\n"} {
+	for _, text := range []string{"a\nbb\n", "b\na\nb\n", strings.Repeat("b\n", 2)} {
 		if _, err := h.apply([]byte(text)); err == nil {
 			t.Errorf("%q: taken", text)
 		}

@@ -44,15 +44,15 @@ func goTest(ctx context.Context, root, pkg, pattern string, overlay map[string]s
 		}
 		args = append(args, "-overlay", file)
 	}
-	command := exec.CommandContext(ctx, "go", append(args, ".")...)
-	command.Dir = filepath.Join(root, filepath.FromSlash(pkg)) // a package may be in a module of its own
+	command := exec.CommandContext(ctx, "go", append(args, ".")...) //nolint:gosec // what is run stands in the repository's own list
+	command.Dir = filepath.Join(root, filepath.FromSlash(pkg))      // a package may be in a module of its own
 	began := time.Now()
 	output, err := command.CombinedOutput()
-	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
-		return result{}, fmt.Errorf("%w: %w", exit, err)
-	}
 	if ctx.Err() != nil {
 		return result{}, ctx.Err()
+	}
+	if _, red := errors.AsType[*exec.ExitError](err); err != nil && !red {
+		return result{}, fmt.Errorf("running go test: %w", err)
 	}
 	r := readEvents(output)
 	r.took = time.Since(began)
@@ -137,7 +137,7 @@ func (m *mutation) try(ctx context.Context, root string, bound time.Duration) (r
 	case strings.Contains(r.output, "panic: test timed out after"):
 		return r, errors.New("HANGS: name a test that fails")
 	case r.failed[m.event()]:
-		return r, nil // red
+		return r, nil
 	case r.passed[m.event()]:
 		return r, errors.New("SURVIVED")
 	case r.started[m.event()] && strings.Contains(r.output, "\npanic: "):
