@@ -29,7 +29,7 @@ func init() {
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-			cmd.AddCommand(demoCommand(), sandboxCommand())
+			cmd.AddCommand(demoCommand(), sandboxCommand(), copyCommand())
 		},
 	})
 }

@@ -161,11 +161,16 @@ func (a *App) Provision(ctx caddy.Context) error {
 		Applications: applications,
 		CacheSize:    a.CacheSize,
 		Renewal:      renewal,
-		SpillDir:     filepath.Join(caddy.AppDataDir(), appName, "spill", storeID),
+		SpillDir:     spillDir(storeID),
 		Observer:     a.observer,
 		Now:          now,
 	})
 	return nil
+}
+
+// spillDir is where pairs lie that a store did not take.
+func spillDir(storeID string) string {
+	return filepath.Join(caddy.AppDataDir(), appName, "spill", storeID)
 }
 
 func (a *App) provisionKeys() error {
@@ -223,17 +228,26 @@ func (a *App) provisionApplications() ([]tokensource.Application, error) {
 	return applications, nil
 }
 
-// open opens the store and the keyring. A generated key goes on opening what it
-// sealed after a key was configured.
+// open opens the store and the keyring.
 func (a *App) open(ctx context.Context) (tokenstore.Store, *secret.Keyring, error) {
 	if a.store != nil {
-		keyring, err := secret.NewKeyring(a.keys...)
-		if err != nil {
-			return nil, nil, err
-		}
-		store, err := a.store.OpenStore(ctx, keyring)
-		return store, keyring, err
+		return a.openStore(ctx)
 	}
+	return a.openStorage(ctx)
+}
+
+func (a *App) openStore(ctx context.Context) (tokenstore.Store, *secret.Keyring, error) {
+	keyring, err := secret.NewKeyring(a.keys...)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := a.store.OpenStore(ctx, keyring)
+	return store, keyring, err
+}
+
+// openStorage opens the store in Caddy's storage. A generated key goes on opening
+// what it sealed after a key was configured.
+func (a *App) openStorage(ctx context.Context) (tokenstore.Store, *secret.Keyring, error) {
 	keys := slices.Clone(a.keys)
 	if len(keys) == 0 {
 		generated, err := caddystorage.GeneratedKey(ctx, a.storage)

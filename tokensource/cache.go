@@ -105,6 +105,8 @@ type known struct {
 	reason string
 	// unsaved is set while the highest pair is not in the store yet.
 	unsaved bool
+	// moved is set where another store is in charge of the account.
+	moved bool
 }
 
 // serve returns the pair whose access token is used, or nil: the highest living
@@ -127,6 +129,9 @@ func (k *known) serve(now time.Time, rejected tokenstore.PairID) *tokenstore.Pai
 
 // renewable returns the pair whose refresh token is used next, or nil.
 func (k *known) renewable() *tokenstore.Pair {
+	if k.moved {
+		return nil
+	}
 	for i := range k.living {
 		if p := &k.living[i]; !p.RefreshToken.IsZero() {
 			return p
@@ -138,6 +143,9 @@ func (k *known) renewable() *tokenstore.Pair {
 // problem says why nothing serves and nothing can be renewed. Where something
 // can be, it came from an instance whose clock is another, and has ended here.
 func (k *known) problem() *Error {
+	if k.moved {
+		return hasMoved()
+	}
 	if k.renewable() != nil {
 		return &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: providerRetry, Err: errEnded}
 	}
@@ -159,7 +167,7 @@ func (k *known) top() tokenstore.PairID {
 }
 
 func newKnown(state *tokenstore.Account, tombstone uint64) *known {
-	k := new(known)
+	k := &known{moved: state.Moved != nil}
 	for _, p := range slices.Backward(state.Pairs) {
 		if p.Authorization <= max(tombstone, state.Tombstone) {
 			continue
@@ -183,7 +191,7 @@ func newKnown(state *tokenstore.Account, tombstone uint64) *known {
 
 func (k *known) same(other *known) bool {
 	equal := func(a, b tokenstore.Pair) bool { return a.PairID == b.PairID && a.ExpiresAt.Equal(b.ExpiresAt) }
-	return k.reason == other.reason && k.unsaved == other.unsaved &&
+	return k.reason == other.reason && k.unsaved == other.unsaved && k.moved == other.moved &&
 		slices.EqualFunc(k.living, other.living, equal) &&
 		slices.EqualFunc(k.condemned, other.condemned, equal)
 }

@@ -297,6 +297,17 @@ func (s *Source) connect(ctx context.Context, app *application, seller string, c
 		Country:       consent.Country,
 		CreatedAt:     wall(s.now()),
 	}
+	if again && old.Account != next.Account {
+		// Instances that use the other store already would go on with the account
+		// that the seller has there.
+		state, err := o.store.Account(ctx, old.Account)
+		if err != nil {
+			return next, fmt.Errorf("reading account %s: %w", old.Account, err)
+		}
+		if state.Moved != nil {
+			return next, hasMoved()
+		}
+	}
 	if again && old.Account == next.Account {
 		next.ID, next.CreatedAt = old.ID, old.CreatedAt
 	}
@@ -344,11 +355,14 @@ func (s *Source) point(ctx context.Context, o *opened, app *application, next, o
 }
 
 // standing reads the account, and reports whether a disconnect voids the
-// consent.
+// consent, or the account was moved to another store.
 func (s *Source) standing(ctx context.Context, o *opened, app *application, a *account, c tokenstore.Connection) error {
 	state, err := s.read(ctx, o.store, app.Name, a)
 	if err != nil {
 		return fmt.Errorf("reading account %s: %w", a.id, err)
+	}
+	if state.Moved != nil {
+		return hasMoved()
 	}
 	void := state.Tombstone >= c.Authorization
 	for _, m := range state.Marks {

@@ -34,6 +34,13 @@ func (s *Source) disconnect(ctx context.Context, app *application, c tokenstore.
 	a, k := s.realm.account(c.Account), key{application: app.Name, seller: c.Seller}
 	unlock := lockAccount(ctx, s.manager, o.store, a.id, consentLockWait)
 	defer unlock()
+	state, err := o.store.Account(ctx, a.id)
+	if err != nil {
+		return fmt.Errorf("reading account %s: %w", a.id, err)
+	}
+	if state.Moved != nil {
+		return hasMoved() // it would go on at the other store, also where it is unknown here
+	}
 	current, err := o.store.Connection(ctx, app.Name, c.Seller)
 	if errors.Is(err, tokenstore.ErrNotFound) {
 		s.realm.forget(k) // it may have ended at another instance just now
@@ -51,10 +58,6 @@ func (s *Source) disconnect(ctx context.Context, app *application, c tokenstore.
 	}
 	if current.Account != c.Account || current.Seller != c.Seller {
 		return errors.New("reading the connection: the store returned another one by its id")
-	}
-	state, err := o.store.Account(ctx, a.id)
-	if err != nil {
-		return fmt.Errorf("reading account %s: %w", a.id, err)
 	}
 	mark := tokenstore.Mark{Connection: current.ID, Authorization: highest(&state, &current), At: wall(s.now())}
 	// The tombstone of the connection comes first: from here on it is gone,

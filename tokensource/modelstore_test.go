@@ -323,6 +323,14 @@ func (v view) PutTombstone(ctx context.Context, id tokenstore.AccountID, n uint6
 	return v.write(ctx, fmt.Sprint("PutTombstone ", n), record, id, func(a *tokenstore.Account) { a.Tombstone = max(a.Tombstone, n) })
 }
 
+func (v view) PutMoved(ctx context.Context, id tokenstore.AccountID, m tokenstore.Moved) error {
+	return v.write(ctx, "PutMoved "+m.To, record, id, func(a *tokenstore.Account) { a.Moved = &m })
+}
+
+func (v view) DeleteMoved(ctx context.Context, id tokenstore.AccountID) error {
+	return v.write(ctx, "DeleteMoved", record, id, func(a *tokenstore.Account) { a.Moved = nil })
+}
+
 // pointer returns a seller's connection unless it ended. mu is held.
 func (s *simStore) pointer(key [2]string) (tokenstore.Connection, bool) {
 	c, ok := s.connections[key]
@@ -363,6 +371,14 @@ func (v view) DeleteConnection(ctx context.Context, c tokenstore.Connection) err
 		return errNobody
 	}
 	return v.do(ctx, fmt.Sprintf("DeleteConnection %s %.4s", c.Seller, c.ID), plain, func() error { v.ended[c.ID] = true; return nil })
+}
+
+func (v view) Ended(ctx context.Context, c tokenstore.Connection) (ended bool, err error) {
+	if c.Seller == "" || c.ID == "" || nobody(c.Account) {
+		return false, errNobody
+	}
+	err = v.do(ctx, "Ended", plain, func() error { ended = v.ended[c.ID]; return nil })
+	return ended, err
 }
 
 func (v view) Connections(ctx context.Context, id tokenstore.AccountID) (all []tokenstore.Connection, err error) {

@@ -178,6 +178,9 @@ func (f *flight) attempt(ctx, pctx context.Context) error {
 	if pair == nil {
 		return nil // another instance was faster, or nothing can be renewed
 	}
+	if state.Moved != nil { // memory may be told otherwise by a read that began before
+		return hasMoved()
+	}
 	f.posted = pair.PairID
 	if _, saving := f.source.manager.landing.Load(pair.Hash); saving {
 		// A consent whose number may still change: posted by this one, it would be
@@ -237,8 +240,8 @@ func (f *flight) next() *tokenstore.Pair {
 }
 
 // announce writes the intent, and then looks whether another instance wrote one
-// for this pair at the same time: of two that do so, each sees the other's. It
-// returns the account as it was read last before the POST.
+// for this pair at the same time: of two that do so, each sees the other's. So it
+// is with one who moves the account to another store. It returns the account as it was read last before the POST.
 func (f *flight) announce(ctx context.Context, state *tokenstore.Account, pair *tokenstore.Pair, intent tokenstore.Intent) (tokenstore.Account, error) {
 	if err := f.store.PutIntent(ctx, f.account.id, intent); err != nil {
 		f.withdraw(ctx, intent) // it may have been written
@@ -253,7 +256,7 @@ func (f *flight) announce(ctx context.Context, state *tokenstore.Account, pair *
 	met := slices.ContainsFunc(f.naming(&before, pair.Hash), func(i tokenstore.Intent) bool {
 		return i.Nonce != intent.Nonce && !slices.ContainsFunc(state.Intents, func(known tokenstore.Intent) bool { return sameIntent(known, i) })
 	})
-	if !met && next != nil && next.PairID == pair.PairID {
+	if !met && before.Moved == nil && next != nil && next.PairID == pair.PairID {
 		return before, nil
 	}
 	f.withdraw(ctx, intent)

@@ -19,7 +19,12 @@ const (
 	replayWait = 5 * time.Second
 	// storeWait bounds a store operation on its own.
 	storeWait = 10 * time.Second
+	// movedRetry is when to ask again about an account that another store is in
+	// charge of: a configuration with that store is about to be loaded.
+	movedRetry = 10 * time.Second
 )
+
+var errMoved = errors.New("the account was moved to another store; load the configuration that names it")
 
 // Source is one configuration's view of the manager. Its methods are served by
 // the newest attached configuration, and by its own where none is attached: a
@@ -223,6 +228,12 @@ func (s *Source) open(ctx context.Context) (*opened, error) {
 
 func notConnected() *Error {
 	return &Error{Status: NotConnected, Reason: ReasonNotConnected}
+}
+
+// hasMoved tells that another store is in charge of the account, which a newer
+// configuration uses.
+func hasMoved() *Error {
+	return &Error{Status: Connected, Reason: ReasonMoved, RetryAfter: movedRetry, Err: errMoved}
 }
 
 // storeError tells a failure of the store. Only ErrNotFound means that there is

@@ -25,6 +25,13 @@ const (
 	mostSpilled    = 64 << 10
 )
 
+// IsSpilled reports whether a file in a [Config]'s SpillDir is a pair that the store
+// did not take yet.
+func IsSpilled(path string) bool {
+	ext := filepath.Ext(path)
+	return ext == spilledPair || ext == spilledConsent
+}
+
 // spill is a pair in a sealed file of its own. The zero spill is no file.
 type spill struct {
 	mu      sync.Mutex

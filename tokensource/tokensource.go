@@ -55,6 +55,7 @@ const (
 	ReasonApplicationFault   = "application_fault" // invalid_client and its like
 	ReasonStore              = "store"             // cannot be read or written
 	ReasonUnknownApplication = "unknown_application"
+	ReasonMoved              = "moved"        // another store is in charge of the account
 	ReasonDeauthorized       = "deauthorized" // the seller ended it at the provider, which says so of the access token
 
 	// ReasonLate is of an alarm only: renewals wait for longer than they should.
@@ -120,6 +121,10 @@ type Client interface {
 }
 
 var _ Client = (*oauth.Client)(nil)
+
+// Settles is how long a token request may be under way until its answer is saved:
+// an intent that has not changed for so long is of one whose outcome is unknown.
+func Settles(c Client) time.Duration { return c.Timeout() + slack }
 
 // Application is one Mercado Pago application as it is configured.
 type Application struct {

@@ -237,8 +237,10 @@ func (s *Source) abandon(ctx context.Context, o *opened, app *application, a *ac
 	if err != nil {
 		return fmt.Errorf("reading account %s: %w", a.id, err)
 	}
-	if len(state.Pairs) == 0 || s.now().Before(newest(&state).Add(forgetAfter)) {
-		return nil // another instance was faster, or a seller came back
+	if state.Moved != nil || len(state.Pairs) == 0 || s.now().Before(newest(&state).Add(forgetAfter)) {
+		// Another instance was faster, a seller came back, or it was moved: what came
+		// late is still to be moved too.
+		return nil
 	}
 	mark := tokenstore.Mark{Connection: randomID(), Authorization: highest(&state, &tokenstore.Connection{}), At: wall(s.now())}
 	kept, err := s.release(ctx, o, app, a, mark)

@@ -156,6 +156,20 @@ type Mark struct {
 	At            time.Time `json:"at"`
 }
 
+// Moved says that another store is in charge of an account. What is here goes on
+// serving while it is valid; nobody refreshes, connects or disconnects it here.
+// The package copying writes it, and no other.
+type Moved struct {
+	// To names the store that is in charge.
+	To string `json:"to"`
+	// Pairs are those that the store in charge has, or had: it knows what became of
+	// them. Another pair came late, and is to be copied still.
+	Pairs []PairID `json:"pairs,omitempty"`
+	// Done is set once what was under way when the account was moved is copied too.
+	Done bool      `json:"done,omitempty"`
+	At   time.Time `json:"at"`
+}
+
 // Account is all that a store knows of an account.
 type Account struct {
 	ID AccountID
@@ -168,6 +182,8 @@ type Account struct {
 	// Tombstone voids every pair of this authorization and of lower ones; 0
 	// where nothing was disconnected.
 	Tombstone uint64
+	// Moved is nil where this store is in charge of the account.
+	Moved *Moved
 	// DueAt is when the account is due next; zero is never. Only a [Scheduler] tells.
 	DueAt time.Time
 }
@@ -239,6 +255,10 @@ type Store interface {
 	// alone. To end a connection that is gone is no error.
 	DeleteConnection(ctx context.Context, c Connection) error
 
+	// Ended reports whether the connection c was ended, for as long as its tombstone
+	// is kept.
+	Ended(ctx context.Context, c Connection) (bool, error)
+
 	// Connections returns the connections, of any application and seller, that
 	// point to an account; disconnected ones are not among them.
 	Connections(ctx context.Context, id AccountID) ([]Connection, error)
@@ -273,6 +293,12 @@ type Store interface {
 	// PutTombstone voids the account's pairs up to an authorization. A lower
 	// number than the one there is changes nothing.
 	PutTombstone(ctx context.Context, id AccountID, authorization uint64) error
+
+	// PutMoved writes that another store is in charge of the account, in place of
+	// what it said before, and DeleteMoved that this one is. What is gone already is
+	// no error.
+	PutMoved(ctx context.Context, id AccountID, moved Moved) error
+	DeleteMoved(ctx context.Context, id AccountID) error
 
 	// Lock waits for the account's lock until ctx is done. It is not
 	// re-entrant.

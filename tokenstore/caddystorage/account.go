@@ -25,7 +25,7 @@ type tombstone struct {
 //     announce was done;
 //   - the tombstone last, for it is written before the pairs are deleted. The
 //     number of the next consent is reckoned from what is left.
-var readOrder = []string{"verdict", "intent", "mark", "pair"}
+var readOrder = []string{"verdict", "intent", "mark", movedName, "pair"}
 
 // Account returns all that is known of an account.
 func (s *Store) Account(ctx context.Context, id tokenstore.AccountID) (tokenstore.Account, error) {
@@ -91,6 +91,8 @@ func (s *Store) readRecord(ctx context.Context, folder, name string, account *to
 		return getInto(ctx, s, folder+name, &account.Intents)
 	case "mark":
 		return getInto(ctx, s, folder+name, &account.Marks)
+	case movedName:
+		return s.get(ctx, folder+name, &account.Moved)
 	}
 	pair, err := s.pair(ctx, account.ID, folder, name)
 	if err == nil {
@@ -252,6 +254,16 @@ func (s *Store) PutMark(ctx context.Context, id tokenstore.AccountID, mark token
 func (s *Store) DeleteMark(ctx context.Context, id tokenstore.AccountID, mark tokenstore.Mark) error {
 	name, err := markName(mark)
 	return s.dropFrom(ctx, "a mark", id, name, err)
+}
+
+// PutMoved writes that another store is in charge of the account.
+func (s *Store) PutMoved(ctx context.Context, id tokenstore.AccountID, moved tokenstore.Moved) error {
+	return s.addTo(ctx, "where an account moved", id, movedName, nil, moved)
+}
+
+// DeleteMoved writes that this store is in charge of the account.
+func (s *Store) DeleteMoved(ctx context.Context, id tokenstore.AccountID) error {
+	return s.dropFrom(ctx, "where an account moved", id, movedName, nil)
 }
 
 // PutTombstone voids the account's pairs up to an authorization. It is written

@@ -19,6 +19,7 @@
 //	    mark-<connection>                          a disconnect is deciding
 //	    connection-<connection>                    who may point here: application and seller
 //	    tombstone-<authorization>, tombstone       disconnected up to there
+//	    moved                                      another store is in charge of the account
 //	    index                                      the keys of this folder, the newest last
 //
 // A back-up is a copy of all of it, with the encryption key. Of a single folder

@@ -20,6 +20,7 @@ const (
 	encryptionKey = root + "encryption_key"
 	indexName     = "index"
 	tombstoneName = "tombstone"
+	movedName     = "moved"
 
 	// longestName is what is encoded rather than hashed. Its 80 letters leave
 	// room under the 143 bytes that the strictest file systems give a name.
@@ -45,7 +46,8 @@ var recordName = regexp.MustCompile(`^(pair-[0-9]{1,20}-[0-9]{1,20}-[0-9a-f]{32}
 	`|verdict-[0-9a-f]{32}` +
 	`|intent-[0-9a-f]{32}-[0-9a-f]{32}` +
 	`|(mark|connection)-(n-[a-z2-7]{1,80}|h-[0-9a-f]{64})` +
-	`|tombstone-[0-9]{1,20})$`)
+	`|tombstone-[0-9]{1,20}` +
+	`|moved)$`)
 
 var pairHash = regexp.MustCompile(`^[0-9a-f]{32}$`)
 

@@ -119,6 +119,14 @@ func (s *Store) DeleteConnection(ctx context.Context, c tokenstore.Connection) e
 	return s.drop(ctx, folder, name)
 }
 
+// Ended reports whether a connection was ended.
+func (s *Store) Ended(ctx context.Context, c tokenstore.Connection) (bool, error) {
+	if _, _, _, err := connectionPlaces(c); err != nil {
+		return false, fmt.Errorf("looking whether a connection was ended: %w", err)
+	}
+	return s.hasEnded(ctx, c.ID)
+}
+
 // Connections returns the connections that point to an account.
 func (s *Store) Connections(ctx context.Context, id tokenstore.AccountID) ([]tokenstore.Connection, error) {
 	folder, err := accountFolder(id)

@@ -19,7 +19,7 @@ import (
 // readAccount reads all of an account in one statement, and so at one moment: what
 // others replace meanwhile is there before or after, never neither.
 const readAccount = `select
-	coalesce(a.tombstone, 0), a.due_at,
+	coalesce(a.tombstone, 0), a.due_at, a.moved::text,
 	array(select record::text from {pairs} where account = $1),
 	(select json_agg(json_build_object('pair', pair, 'instance', instance, 'nonce', nonce, 'attempt', attempt, 'at', at)) from {intents} where account = $1),
 	(select json_agg(json_build_object('pair', pair, 'reason', reason, 'at', at)) from {verdicts} where account = $1),
@@ -30,6 +30,7 @@ from (values ($1::uuid)) wanted(account) left join {accounts} a using (account)`
 type accountRow struct {
 	tombstone int64
 	dueAt     *time.Time
+	moved     *tokenstore.Moved
 	pairs     []string
 	// In these a pair's hash is spelled as PostgreSQL spells a uuid, and texts as
 	// text does.
@@ -52,14 +53,14 @@ type accountRow struct {
 }
 
 func scanAccount(row pgx.CollectableRow) (r accountRow, err error) {
-	var intents, verdicts, marks []byte
-	if err := row.Scan(&r.tombstone, &r.dueAt, &r.pairs, &intents, &verdicts, &marks); err != nil {
+	var moved, intents, verdicts, marks []byte
+	if err := row.Scan(&r.tombstone, &r.dueAt, &moved, &r.pairs, &intents, &verdicts, &marks); err != nil {
 		return r, err
 	}
 	for _, list := range []struct {
 		raw  []byte
 		into any
-	}{{intents, &r.intents}, {verdicts, &r.verdicts}, {marks, &r.marks}} {
+	}{{moved, &r.moved}, {intents, &r.intents}, {verdicts, &r.verdicts}, {marks, &r.marks}} {
 		if list.raw == nil {
 			continue
 		}
@@ -82,7 +83,7 @@ func (s *Store) Account(ctx context.Context, id tokenstore.AccountID) (tokenstor
 		return tokenstore.Account{}, err
 	}
 	row := rows[0]
-	account := tokenstore.Account{ID: id, Tombstone: uint64(row.tombstone)}
+	account := tokenstore.Account{ID: id, Tombstone: uint64(row.tombstone), Moved: row.moved}
 	if row.dueAt != nil {
 		account.DueAt = row.dueAt.UTC()
 	}
@@ -303,6 +304,40 @@ func (s *Store) PutTombstone(ctx context.Context, id tokenstore.AccountID, autho
 		b.Queue(s.db.sql(`insert into {accounts} as a (account, client, client_id, user_id, live, tombstone) values ($1, $2, $3, $4, $5, $6)
 			on conflict (account) do update set tombstone = greatest(a.tombstone, excluded.tombstone)`),
 			key, digest("client", id.ClientID), text(id.ClientID), id.UserID, id.Live, number)
+		s.db.notify(b, change{Account: id})
+	})
+}
+
+// PutMoved writes that another store is in charge of the account, which is not due
+// here any more.
+func (s *Store) PutMoved(ctx context.Context, id tokenstore.AccountID, moved tokenstore.Moved) error {
+	const what = "writing where an account moved"
+	key, err := accountKey(id)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	record, err := json.Marshal(moved)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return s.db.batch(ctx, what, func(b *pgx.Batch) {
+		b.Queue(s.db.sql(`insert into {accounts} (account, client, client_id, user_id, live, moved) values ($1, $2, $3, $4, $5, $6)
+			on conflict (account) do update set moved = excluded.moved, due_at = null`),
+			key, digest("client", id.ClientID), text(id.ClientID), id.UserID, id.Live, string(record))
+		s.db.notify(b, change{Account: id})
+	})
+}
+
+// DeleteMoved writes that this store is in charge of the account, which comes due
+// at once: nobody has planned for it here.
+func (s *Store) DeleteMoved(ctx context.Context, id tokenstore.AccountID) error {
+	const what = "deleting where an account moved"
+	key, err := accountKey(id)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return s.db.batch(ctx, what, func(b *pgx.Batch) {
+		b.Queue(s.db.sql("update {accounts} set moved = null, due_at = now() where account = $1 and moved is not null"), key)
 		s.db.notify(b, change{Account: id})
 	})
 }

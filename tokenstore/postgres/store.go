@@ -115,6 +115,16 @@ func (s *Store) DeleteConnection(ctx context.Context, c tokenstore.Connection) e
 	})
 }
 
+// Ended reports whether a connection was ended.
+func (s *Store) Ended(ctx context.Context, c tokenstore.Connection) (bool, error) {
+	const what = "looking whether a connection was ended"
+	if _, _, err := connectionKeys(c); err != nil {
+		return false, fmt.Errorf("%s: %w", what, err)
+	}
+	found, err := query(ctx, s.db, what, pgx.RowTo[bool], "select true from {ended} where connection = $1", digest("connection", c.ID))
+	return len(found) > 0, err
+}
+
 // Connections returns the connections that point to an account.
 func (s *Store) Connections(ctx context.Context, id tokenstore.AccountID) ([]tokenstore.Connection, error) {
 	account, err := accountKey(id)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ type opener func(t *testing.T, step func() error) (stepping, other tokenstore.St
 // dead hold none for long), and does not do it where step returns an error.
 func RunSteps(t *testing.T, open func(t *testing.T, step func() error) (stepping, other tokenstore.Store)) {
 	t.Helper()
-	for _, c := range crashes {
+	for _, c := range slices.Concat(crashes, movedCrashes) {
 		t.Run(c.name, func(t *testing.T) { die(t, c, open) })
 	}
 	for _, m := range meetings {

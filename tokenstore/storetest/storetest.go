@@ -52,7 +52,7 @@ func Run(t *testing.T, open func(t *testing.T) (a, b tokenstore.Store), options 
 	for _, option := range options {
 		option(s)
 	}
-	for _, p := range slices.Concat(connectionPromises, accountPromises, lockPromises, contextPromises, walkPromises) {
+	for _, p := range slices.Concat(connectionPromises, accountPromises, movedPromises, lockPromises, contextPromises, walkPromises) {
 		t.Run(p.name, func(t *testing.T) {
 			a, b := open(t)
 			p.test(t, s, a, b)
