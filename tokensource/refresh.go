@@ -241,7 +241,8 @@ func (f *flight) next() *tokenstore.Pair {
 
 // announce writes the intent, and then looks whether another instance wrote one
 // for this pair at the same time: of two that do so, each sees the other's. So it
-// is with one who moves the account to another store. It returns the account as it was read last before the POST.
+// is with one who moves the account to another store. It returns the account as it
+// was read last before the POST.
 func (f *flight) announce(ctx context.Context, state *tokenstore.Account, pair *tokenstore.Pair, intent tokenstore.Intent) (tokenstore.Account, error) {
 	if err := f.store.PutIntent(ctx, f.account.id, intent); err != nil {
 		f.withdraw(ctx, intent) // it may have been written
