@@ -12,27 +12,25 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
-	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/caddystorage"
 )
 
-// auditor reads the processes' storage folder behind their backs.
+// auditor reads the processes' store behind their backs.
 type auditor struct {
 	tokenstore.Store
 	keyring *secret.Keyring
 }
 
-func newAuditor(t *testing.T, folder string) *auditor {
+func newAuditor(t *testing.T, place *place) *auditor {
 	t.Helper()
 	key, err := secret.ParseKey(encryptionKey)
 	require.NoError(t, err)
 	keyring, err := secret.NewKeyring(key)
 	require.NoError(t, err)
-	return &auditor{caddystorage.New(&certmagic.FileStorage{Path: folder}, keyring), keyring}
+	return &auditor{place.open(keyring), keyring}
 }
 
 // spilled are the hashes of the pairs that lie in files of their own until the
@@ -74,6 +72,9 @@ type loss struct {
 // mourn looks what died with a process: an answer of the provider that was on its
 // way, which nobody can prevent, and nothing else.
 func (s *siege) mourn(r *replica) {
+	// What is in a server that is down is not lost, and cannot be looked at.
+	s.place.up.RLock()
+	defer s.place.up.RUnlock()
 	for _, g := range s.book.givenTo(r.life) {
 		// First the spilled pairs: between two looks one may go over into the store,
 		// never back.
@@ -198,6 +199,9 @@ func (s *siege) report(seed uint64, took time.Duration) string {
 		fmt.Fprintf(&text, "%-46s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	row("kills", "%d (%d of one process, %d of two, %d of three) in %v, seed %d", kills, s.kills[1], s.kills[2], s.kills[3], took.Round(time.Second), seed)
+	if s.place.server != nil {
+		row("crashes of the server that the store is on", "%d", s.crises)
+	}
 	row("sellers, accounts", "%d, %d", len(s.sellers), len(b.last))
 	row("refreshes, consents, reloads", "%d, %d, %d", b.refreshes, b.consents, s.reloaded)
 	row("what people did", "%s", countsOf(s.done))
@@ -212,7 +216,7 @@ func (s *siege) report(seed uint64, took time.Duration) string {
 	row("alarms", "%s", countsOf(f.alarms))
 	folder := filepath.Join("..", "artifacts")
 	if err := os.MkdirAll(folder, 0o755); err == nil {
-		err = os.WriteFile(filepath.Join(folder, "kills.txt"), []byte(text.String()), 0o600)
+		err = os.WriteFile(filepath.Join(folder, "kills-on-"+s.place.name+".txt"), []byte(text.String()), 0o600)
 		require.NoError(s.t, err)
 	}
 	return text.String()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,7 +47,7 @@ const (
 
 const besieged = `{
 	admin $ADMIN
-	storage file_system $STORAGE
+	$STORAGE
 	auto_https off
 	default_bind 127.0.0.1
 	grace_period 1s
@@ -55,6 +56,7 @@ const besieged = `{
 		client_secret {env.MP_CLIENT_SECRET}
 		redirect_uri $SHOP/connect/callback
 		encryption_key {env.MP_ENCRYPTION_KEY}
+		$STORE
 		endpoints {
 			authorize $PROVIDER/authorization
 			api $PROVIDER
@@ -131,12 +133,12 @@ type eventOf struct {
 	UserID      int64  `json:"user_id"`
 }
 
-// fleet is processes on one storage folder, in front of one provider.
+// fleet is processes on one store, in front of one provider.
 type fleet struct {
-	t       *testing.T
-	book    *book
-	random  *random
-	storage string
+	t      *testing.T
+	book   *book
+	random *random
+	place  *place
 
 	replicas []*replica
 	closing  sync.WaitGroup // of the fronts of lives that are over
@@ -144,16 +146,16 @@ type fleet struct {
 	unknown, alarms map[string]int // what the logs tell of unknown outcomes, and of alarms
 }
 
-func newFleet(t *testing.T, book *book, random *random, most int) *fleet {
+func newFleet(t *testing.T, book *book, random *random, place *place, most int) *fleet {
 	t.Helper()
-	f := &fleet{t: t, book: book, random: random, storage: filepath.Join(t.TempDir(), "storage"), unknown: make(map[string]int), alarms: make(map[string]int)}
+	f := &fleet{t: t, book: book, random: random, place: place, unknown: make(map[string]int), alarms: make(map[string]int)}
 	t.Cleanup(f.closing.Wait)
 	for i := range most {
 		home := t.TempDir()
 		p := &platform{values: map[string]string{}}
 		r := &replica{name: string(rune('A' + i)), address: newAddress(t), caddy: &caddy{
 			t: t, home: home, config: filepath.Join(home, "Caddyfile"), admin: newAddress(t), log: new(transcript),
-			env: append(environment(home), p.secrets()...),
+			env: slices.Concat(environment(home), p.secrets(), place.env),
 		}}
 		t.Cleanup(func() {
 			if r.running.Load() {
@@ -171,7 +173,7 @@ func (f *fleet) caddyfile(r *replica) string {
 	_, port, err := net.SplitHostPort(r.address)
 	require.NoError(f.t, err)
 	values := map[string]string{
-		"ADMIN": r.admin, "STORAGE": f.storage, "PORT": port, "PROVIDER": r.life.front.URL,
+		"ADMIN": r.admin, "STORAGE": f.place.storage, "STORE": f.place.store, "PORT": port, "PROVIDER": r.life.front.URL,
 		"SHOP": besiegedShop, "MARKET": besiegedMarket, "MARKET_CLIENT_ID": marketClientID,
 	}
 	return os.Expand(besieged, func(name string) string { return values[name] })

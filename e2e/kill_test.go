@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// killsByDefault are what every run of the tests does.
-	killsByDefault = 20
+	// killsOnFiles and killsOnPostgres are what every run of the tests does.
+	killsOnFiles    = 20
+	killsOnPostgres = 10
 	// killsAtOnce is after how many kills all sellers must serve again.
 	killsAtOnce = 60
 	// killsAlike is after how many kills the number of processes changes.
@@ -41,12 +42,14 @@ const (
 type siege struct {
 	t       *testing.T
 	random  *random
+	place   *place
 	book    *book
 	fleet   *fleet
 	sellers []*besiegedSeller
 	store   *auditor
 
 	kills  [4]int // by how many processes there were
+	crises int    // crashes of the server that the store is on
 	losses []loss
 
 	mu       sync.Mutex
@@ -57,19 +60,27 @@ type siege struct {
 	reloaded int
 }
 
-// TestNoSellerIsLostToKills kills processes at random while everything goes on.
-// KILLS says how often (20; without end where only KILL_FOR is given), KILL_FOR
-// for how long at the most, and KILL_SEED how the dice fall.
+// TestNoSellerIsLostToKills kills processes at random while everything goes on, and
+// where there is one, the server that their tokens are on. KILLS says how often
+// (without end where only KILL_FOR is given), KILL_FOR for how long at the most, and
+// KILL_SEED how the dice fall: all three for each store.
 func TestNoSellerIsLostToKills(t *testing.T) {
-	kills, until, seed := ordered(t)
+	t.Run("files", func(t *testing.T) { besiege(t, onFiles(t), killsOnFiles) })
+	t.Run("postgres", func(t *testing.T) { besiege(t, onPostgres(t), killsOnPostgres) })
+}
+
+// besiege kills until it has killed often enough.
+func besiege(t *testing.T, place *place, byDefault int) {
+	t.Helper()
+	kills, until, seed := ordered(t, byDefault)
 	t.Logf("KILL_SEED=%d", seed)
-	s := newSiege(t, seed)
+	s := newSiege(t, place, seed)
 	began := time.Now()
 	for done := 0; done < kills && (until == 0 || time.Since(began) < until) && !t.Failed(); {
 		n := min(killsAtOnce, kills-done)
 		s.storm(n)
 		done += n
-		if kills > killsByDefault {
+		if kills > byDefault {
 			s.report(seed, time.Since(began))
 		}
 	}
@@ -77,10 +88,10 @@ func TestNoSellerIsLostToKills(t *testing.T) {
 }
 
 // ordered is what the environment asks for.
-func ordered(t *testing.T) (kills int, until time.Duration, seed uint64) {
+func ordered(t *testing.T, byDefault int) (kills int, until time.Duration, seed uint64) {
 	t.Helper()
 	var err error
-	kills, seed = killsByDefault, uint64(time.Now().UnixNano())
+	kills, seed = byDefault, uint64(time.Now().UnixNano())
 	if text := os.Getenv("KILL_FOR"); text != "" {
 		until, err = time.ParseDuration(text)
 		require.NoError(t, err, "KILL_FOR")
@@ -98,13 +109,13 @@ func ordered(t *testing.T) (kills int, until time.Duration, seed uint64) {
 }
 
 // newSiege connects all sellers, in peace.
-func newSiege(t *testing.T, seed uint64) *siege {
+func newSiege(t *testing.T, place *place, seed uint64) *siege {
 	t.Helper()
-	s := &siege{t: t, random: newRandom(seed), answers: make(map[string]int), done: make(map[string]int)}
+	s := &siege{t: t, random: newRandom(seed), place: place, answers: make(map[string]int), done: make(map[string]int)}
 	provider := newBesiegedProvider()
 	s.book = newBook(provider, s.random)
-	s.fleet = newFleet(t, s.book, s.random, 3)
-	s.store = newAuditor(t, s.fleet.storage)
+	s.fleet = newFleet(t, s.book, s.random, place, 3)
+	s.store = newAuditor(t, place)
 	// Five accounts have two sellers each, and all go over to another at times.
 	for i := range 10 {
 		own, other := besiegedAccount(i/2), besiegedAccount(5+i%4)
@@ -188,6 +199,7 @@ func (s *siege) storm(kills int) {
 	var people, callers sync.WaitGroup
 	people.Go(func() { s.live(calm) })
 	people.Go(func() { s.reloads(calm) })
+	people.Go(func() { s.crashes(calm) })
 	for _, seller := range s.sellers {
 		callers.Go(func() { s.call(seller, load) })
 	}
