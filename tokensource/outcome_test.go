@@ -98,6 +98,31 @@ func TestALostAnswerIsTriedAgainLateWhileTheTokenLivesAndSoonerAfter(t *testing.
 	})
 }
 
+// coarse is a store that keeps times to the microsecond, as PostgreSQL does.
+type coarse struct{ tokenstore.Store }
+
+func (s coarse) PutIntent(ctx context.Context, id tokenstore.AccountID, i tokenstore.Intent) error {
+	i.At = i.At.Truncate(time.Microsecond)
+	return s.Store.PutIntent(ctx, id, i)
+}
+
+func TestAPauseIsNotBegunAnewBecauseTheStoreKeepsTimesLessExactly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newWorld(t).instance()
+		i.store.Store = coarse{i.store.Store}
+		i.seller("shop-1", 100)
+		i.w.provider.script(func(p *provider) {
+			p.before = func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Unknown, Code: "server_error"} }
+		})
+		time.Sleep(life + time.Minute + 123*time.Nanosecond)
+		problem := i.problem("shop-1")
+		require.InDelta(t, timeout+slack, problem.RetryAfter, float64(time.Second))
+		i.w.provider.script(func(p *provider) { p.before = nil })
+		time.Sleep(timeout + slack + time.Second)
+		i.lives("shop-1", 100)
+	})
+}
+
 func TestPausesGrowAfterUnknownOutcomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newWorld(t).instance()
