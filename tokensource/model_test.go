@@ -33,6 +33,8 @@ type setting struct {
 	revoking bool
 	// faulty stores fail, and write late and twice.
 	faulty bool
+	// postgres has everything done on PostgreSQL too; nil is nowhere else.
+	postgres *twins
 }
 
 // journal is what happened, and the first rule that was violated.
@@ -267,7 +269,7 @@ func (m *model) start(slot int) *process {
 	p := &process{m: m, slot: slot}
 	p.instance = m.w.instance(func(c *Config) {
 		c.Open = func(context.Context) (tokenstore.Store, *secret.Keyring, error) {
-			return view{simStore: m.store, process: p}, m.w.keyring, nil
+			return m.sees(p), m.w.keyring, nil
 		}
 		c.Now = func() time.Time { return m.clock(slot) }
 		c.SpillDir = m.spills(slot)
@@ -275,6 +277,15 @@ func (m *model) start(slot int) *process {
 		p.config = *c
 	})
 	return p
+}
+
+// sees is the store as a process sees it.
+func (m *model) sees(p *process) tokenstore.Store {
+	v := view{simStore: m.store, process: p}
+	if m.postgres == nil {
+		return v
+	}
+	return twin{view: v, twins: m.postgres, store: m.postgres.stores[p.slot]}
 }
 
 // crash ends a process without any of the courtesies. What it was about to do
@@ -296,9 +307,17 @@ func (m *model) crash(p *process) {
 	})
 	m.mu.Unlock()
 	p.manager.cancel()
+	m.unlock(p)
+}
+
+// unlock takes all locks from a process.
+func (m *model) unlock(p *process) {
 	m.store.mu.Lock()
 	locks := maps.Clone(m.store.locks)
 	m.store.mu.Unlock()
+	if m.postgres != nil {
+		m.postgres.sever(m, p.slot)
+	}
 	for id, held := range locks {
 		if held.view.process == p {
 			m.store.steal(id, held)

@@ -43,6 +43,8 @@ type simLock struct {
 	view view
 	id   tokenstore.AccountID
 	free chan struct{}
+	// end releases what was locked beside it.
+	end func()
 }
 
 func (v view) Lock(ctx context.Context, id tokenstore.AccountID) (tokenstore.Lock, error) {
@@ -73,9 +75,9 @@ func (v view) Lock(ctx context.Context, id tokenstore.AccountID) (tokenstore.Loc
 		v.mu.Lock()
 		held := v.locks[id]
 		if held == nil || v.worthless {
+			defer v.mu.Unlock()
 			v.locks[id] = mine
-			v.mu.Unlock()
-			return mine, nil
+			return mine, v.carriedOut(nil)
 		}
 		v.mu.Unlock()
 		select {
@@ -97,6 +99,9 @@ func (s *simStore) steal(id tokenstore.AccountID, held *simLock) {
 	defer s.mu.Unlock()
 	if held != nil && s.locks[id] == held {
 		delete(s.locks, id)
+		if held.end != nil {
+			held.end()
+		}
 		close(held.free)
 	}
 }

@@ -286,7 +286,11 @@ func (m *model) disturb() {
 		m.store.mu.Unlock()
 		if held != nil {
 			m.note(held.view.process.slot, "lock is stolen", applied)
-			m.store.steal(accountID(user), held)
+			if m.postgres == nil {
+				m.store.steal(accountID(user), held)
+			} else {
+				m.unlock(held.view.process) // they are all one session's
+			}
 			return
 		}
 	}

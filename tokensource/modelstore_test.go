@@ -110,6 +110,17 @@ func (p *process) gate(ctx context.Context, op string, k kind, ready func() bool
 type view struct {
 	*simStore
 	process *process // nil where nothing is decided from outside
+	// also is done in the moment in which an operation is carried out; it is told
+	// what came of it, and has the last word.
+	also func(err error) error
+}
+
+// carriedOut ends an operation. mu is held.
+func (v view) carriedOut(err error) error {
+	if v.also == nil {
+		return err
+	}
+	return v.also(err)
 }
 
 func (v view) do(ctx context.Context, op string, k kind, apply func() error) error {
@@ -123,7 +134,7 @@ func (v view) do(ctx context.Context, op string, k kind, apply func() error) err
 	atomic := func() error {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		return apply()
+		return v.carriedOut(apply())
 	}
 	switch f {
 	case refused:
@@ -253,7 +264,7 @@ func (v view) Account(ctx context.Context, id tokenstore.AccountID) (a tokenstor
 	}
 	a.Pairs, a.Intents = slices.Clone(a.Pairs), slices.Clone(a.Intents)
 	a.Verdicts, a.Marks = slices.Clone(a.Verdicts), slices.Clone(a.Marks)
-	return a, nil
+	return a, v.carriedOut(nil)
 }
 
 func (v view) AddPair(ctx context.Context, id tokenstore.AccountID, p tokenstore.Pair) error {

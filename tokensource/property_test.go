@@ -5,7 +5,9 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
 
@@ -16,6 +18,8 @@ import (
 const (
 	checks    = 2000
 	rapidSeed = "20261122"
+	// onPostgresIn is of how many scripts one is played on PostgreSQL.
+	onPostgresIn = 10
 )
 
 func init() {
@@ -57,5 +61,24 @@ func TestNoInterleavingLosesASeller(t *testing.T) {
 				}
 			})
 		})
+	}
+	t.Run("a store on PostgreSQL", onPostgres)
+}
+
+// onPostgres plays fewer scripts: each of their operations is carried out by a real
+// server.
+func onPostgres(t *testing.T) {
+	t.Parallel()
+	s := setting{faulty: true, stolen: true, revoking: true, postgres: newTwins(t)}
+	scripts := rapid.SliceOfN(rapid.Byte(), 150, 500)
+	n, first := checks/onPostgresIn, 1
+	if more, err := strconv.Atoi(os.Getenv("MODEL_CHECKS")); err == nil {
+		n, first = max(1, more/onPostgresIn), int(time.Now().UnixNano())
+	}
+	for i := range n {
+		require.NoError(t, s.postgres.clear())
+		if violation := play(t, s, scripts.Example(first+i)); violation != "" {
+			t.Fatalf("script %d: %s", first+i, violation)
+		}
 	}
 }
