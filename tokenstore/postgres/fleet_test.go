@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +32,8 @@ type provider struct {
 	living map[int64]int
 	posts  map[int64]int
 	reused int
+	// rotated is called once a refresh was carried out, before it is answered.
+	rotated func()
 }
 
 func newProvider() *provider { return &provider{living: map[int64]int{}, posts: map[int64]int{}} }
@@ -72,6 +75,9 @@ func (p *provider) Refresh(_ context.Context, refresh secret.Secret) (oauth.Answ
 		return oauth.Answer{}, &oauth.Error{Outcome: oauth.GrantDead, Code: "invalid_grant", Status: 400}
 	}
 	p.living[user]++
+	if p.rotated != nil {
+		p.rotated()
+	}
 	return p.answer(user), nil
 }
 
@@ -98,12 +104,22 @@ func (p *provider) counted() (all, most, reused int) {
 type events struct {
 	mu     sync.Mutex
 	counts map[string]int
+	alarms []string
 }
 
 func (e *events) Observe(event tokensource.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.counts[event.Name]++
+	if event.Name == tokensource.EventAlarm {
+		e.alarms = append(e.alarms, event.Err.Error())
+	}
+}
+
+func (e *events) alarmed(of string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.ContainsFunc(e.alarms, func(alarm string) bool { return strings.Contains(alarm, of) })
 }
 
 func (e *events) count(name string) int {
@@ -116,10 +132,17 @@ func (e *events) count(name string) int {
 type member struct {
 	*tokensource.Source
 	events *events
+	end    func()
 }
 
 // join adds an instance to the fleet on a database.
 func join(t *testing.T, p *provider, d *postgres.Database, parallel int) *member {
+	t.Helper()
+	return joinWith(t, p, d, parallel, filepath.Join(t.TempDir(), "spill"))
+}
+
+// joinWith is join with a folder that another instance left behind.
+func joinWith(t *testing.T, p *provider, d *postgres.Database, parallel int, spill string) *member {
 	t.Helper()
 	m := &member{events: &events{counts: map[string]int{}}}
 	ring, manager := keyring(t, "k"), tokensource.NewManager()
@@ -134,14 +157,15 @@ func join(t *testing.T, p *provider, d *postgres.Database, parallel int) *member
 		},
 		Applications: []tokensource.Application{{Client: p}},
 		Renewal:      tokensource.Renewal{Parallel: parallel},
-		SpillDir:     filepath.Join(t.TempDir(), "spill"),
+		SpillDir:     spill,
 		Observer:     m.events,
 	})
 	m.Start()
-	t.Cleanup(func() {
+	m.end = sync.OnceFunc(func() {
 		m.Stop()
 		require.NoError(t, manager.Destruct())
 	})
+	t.Cleanup(m.end)
 	return m
 }
 
