@@ -24,7 +24,8 @@ const (
 	killsOnPostgres = 10
 	// killsAtOnce is after how many kills all sellers must serve again.
 	killsAtOnce = 60
-	// killsAlike is after how many kills the number of processes changes.
+	// killsAlike is after how many kills the number of processes changes, at the
+	// latest.
 	killsAlike = 7
 	// rarely is the longest time between two kills.
 	rarely = 2 * time.Second
@@ -65,11 +66,18 @@ type siege struct {
 // (without end where only KILL_FOR is given), KILL_FOR for how long at the most, and
 // KILL_SEED how the dice fall: all three for each store.
 func TestNoSellerIsLostToKills(t *testing.T) {
-	t.Run("files", func(t *testing.T) { besiege(t, onFiles(t), killsOnFiles) })
-	t.Run("postgres", func(t *testing.T) { besiege(t, onPostgres(t), killsOnPostgres) })
+	t.Run("files", func(t *testing.T) {
+		t.Parallel()
+		besiege(t, onFiles(t), killsOnFiles)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		besiege(t, onPostgres(t), killsOnPostgres)
+	})
 }
 
-// besiege kills until it has killed often enough.
+// besiege kills until it has killed often enough. It takes long because of the pauses
+// after unknown outcomes, in which nobody has anything to do.
 func besiege(t *testing.T, place *place, byDefault int) {
 	t.Helper()
 	kills, until, seed := ordered(t, byDefault)
@@ -204,9 +212,10 @@ func (s *siege) storm(kills int) {
 		callers.Go(func() { s.call(seller, load) })
 	}
 	sizes := []int{1, 2, 3}
+	alike := min(killsAlike, (kills+len(sizes)-1)/len(sizes))
 	for i := range kills {
-		if i%killsAlike == 0 {
-			s.resize(sizes[i/killsAlike%len(sizes)])
+		if i%alike == 0 {
+			s.resize(sizes[i/alike%len(sizes)])
 		}
 		pause(s.t.Context(), 50*time.Millisecond+s.random.upTo(rarely))
 		s.kill()
