@@ -65,6 +65,8 @@ type siege struct {
 // where there is one, the server that their tokens are on. KILLS says how often
 // (without end where only KILL_FOR is given), KILL_FOR for how long at the most, and
 // KILL_SEED how the dice fall: all three for each store.
+//
+//nolint:tparallel // beside each other, and beside no other test
 func TestNoSellerIsLostToKills(t *testing.T) {
 	t.Run("files", func(t *testing.T) {
 		t.Parallel()

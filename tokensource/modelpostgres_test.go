@@ -167,13 +167,13 @@ func (t twin) with(operation func(ctx context.Context, s *postgres.Store) error)
 }
 
 // outcome is the part of an error that callers tell apart.
-func outcome(err error) error {
+func outcome(err error) string {
 	for _, known := range []error{tokenstore.ErrNotFound, tokenstore.ErrConsumed} {
 		if errors.Is(err, known) {
-			return known
+			return known.Error()
 		}
 	}
-	return err
+	return fmt.Sprint(err)
 }
 
 func (t twin) differs(wanted string, want any, gotten string, got any) {
