@@ -22,15 +22,15 @@ func (b *bench) profile(ctx context.Context, _ *Report) error {
 		return err
 	}
 	const length = 10 * time.Second
-	for _, m := range append(costModes(), &Mode{Name: "static", site: "STATIC_1"}) {
-		l := w.load(m.site, m.cookie, 64)
+	for _, m := range append(costModes(), &Mode{Name: "static", site: "STATIC"}) {
+		l := w.load(w.servers[0], m.site, m.cookie, 64)
 		l.length = length + 2*time.Second
 		sent := make(chan error, 1)
 		go func() {
 			_, err := b.send(ctx, l)
 			sent <- err
 		}()
-		profile, err := w.get(fmt.Sprintf("/debug/pprof/profile?seconds=%.0f", length.Seconds()))
+		profile, err := w.servers[0].get(fmt.Sprintf("/debug/pprof/profile?seconds=%.0f", length.Seconds()))
 		if err == nil {
 			err = <-sent
 		}
