@@ -235,18 +235,7 @@ func (b *bench) expired(ctx context.Context, r *Report) error {
 	}
 	defer w.close()
 	w.provider.SetAccessTokenLife(short)
-	visitor, err := newBrowser(w.values["SESSION"], w.provider, http.DefaultTransport)
-	if err == nil {
-		err = visitor.connect(w.provider.Accounts()[0].UserID)
-	}
-	if err != nil {
-		return err
-	}
-	home, err := http.NewRequest(http.MethodGet, w.values["SESSION"], nil)
-	if err != nil {
-		return err
-	}
-	cookie, err := visitor.session(home)
+	cookie, err := sessionOf(w.values["SESSION"], w.provider, w.provider.Accounts()[0].UserID)
 	if err != nil {
 		return err
 	}
