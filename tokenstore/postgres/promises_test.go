@@ -56,6 +56,22 @@ func TestAPairIsNeverUpdatedAndNeverThereTwice(t *testing.T) {
 	require.Len(t, got.Living(), 1)
 }
 
+func TestAConnectionAtAnotherSellersPlaceIsNobodys(t *testing.T) {
+	server := postgrestest.Shared(t)
+	dsn, here := schema(t)
+	s := instance(t, dsn, here)
+	for _, seller := range []string{"shop-1", "shop-2"} {
+		require.NoError(t, s.PutConnection(t.Context(), tokenstore.Connection{ID: "of " + seller, Application: "a", Seller: seller, Account: account, Authorization: 1}))
+	}
+	var config postgres.Config
+	here(&config)
+	server.Exec(t, dsn, fmt.Sprintf(`create table %[1]s.kept as table %[1]s.connections; update %[1]s.connections c set connection = k.connection, seller = k.seller
+		from %[1]s.kept k where k.place <> c.place`, config.Schema))
+	_, err := s.Connection(t.Context(), "a", "shop-1")
+	require.ErrorContains(t, err, "restore it from a back-up")
+	require.NotErrorIs(t, err, tokenstore.ErrNotFound)
+}
+
 // A damaged record is neither absent nor passed over; the pair itself mends it.
 func TestADamagedPairIsAnErrorUntilItIsAddedAgain(t *testing.T) {
 	server := postgrestest.Shared(t)
