@@ -107,6 +107,21 @@ func TestAPairUnderAnotherAccountDoesNotOpen(t *testing.T) {
 	require.ErrorContains(t, err, "restore it from a back-up")
 }
 
+func TestAMovedAccountIsNotDueUntilItComesBackAndThenAtOnce(t *testing.T) {
+	dsn, here := schema(t)
+	s := instance(t, dsn, here)
+	require.NoError(t, s.AddPair(t.Context(), account, newPair(1, 0, "a")))
+	due := func() []tokenstore.AccountID {
+		ids, err := s.Due(t.Context(), account.ClientID, time.Now().Add(time.Minute), time.Now().Add(time.Hour), 10)
+		require.NoError(t, err)
+		return ids
+	}
+	require.NoError(t, s.PutMoved(t.Context(), account, tokenstore.Moved{To: "elsewhere"}))
+	require.Empty(t, due())
+	require.NoError(t, s.DeleteMoved(t.Context(), account))
+	require.Equal(t, []tokenstore.AccountID{account}, due())
+}
+
 func TestDueAccountsGoToOneInstanceEach(t *testing.T) {
 	dsn, here := schema(t)
 	stores := []*postgres.Store{instance(t, dsn, here), instance(t, dsn, here), instance(t, dsn, here)}
