@@ -193,7 +193,7 @@ func modes(tb testing.TB, w *warmed) []mode {
 			r := named(i)
 			r.Header.Del("Sec-Fetch-Site") // apps send none
 			return r
-		}, whole, 11, 1},
+		}, whole, 7, 1},
 	}
 }
 

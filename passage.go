@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -107,7 +107,8 @@ func (p *passage) egress() error {
 	query := p.request.URL.RawQuery
 	p.request.URL.RawQuery = stripAccessToken(query)
 	defer func() { p.request.URL.RawQuery = query }()
-	var again replay // stays on the stack
+	again := replays.Get().(*replay)
+	defer again.release()
 	kept, err := again.keep(p)
 	if err != nil {
 		return caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("reading the request's body: %w", err))
@@ -212,14 +213,26 @@ func (p *passage) release() error {
 type replay struct {
 	method, host, requestURI string
 	url                      url.URL
-	header, responseHeader   []field
+	header, responseHeader   keptHeader
 	body                     []byte // nil where there is none
 	contentLength            int64
 	transferEncoding         []string
-	groups                   map[string]struct{}
+	groups                   []string
 
-	// Room for the fields that most requests have.
-	room [24]field
+	// Room for what most requests have.
+	fields [24]keptField
+	values [24]string
+	group  [4]string
+}
+
+// replays are used again: every request on egress needs one, and few are sent
+// twice.
+var replays = sync.Pool{New: func() any { return new(replay) }}
+
+// release gives a replay back, with nothing of the request in it.
+func (again *replay) release() {
+	*again = replay{}
+	replays.Put(again)
 }
 
 // keep keeps what is needed to send a request again, with its body, which is
@@ -229,13 +242,14 @@ func (again *replay) keep(p *passage) (bool, error) {
 	if limit == 0 || !repeatable(r) || len(r.Trailer) > 0 || r.ContentLength < 0 || r.ContentLength > limit {
 		return false, nil
 	}
-	*again = replay{
-		method: r.Method, host: r.Host, requestURI: r.RequestURI, url: *r.URL,
-		contentLength: r.ContentLength, transferEncoding: r.TransferEncoding,
-		groups: maps.Clone(routeGroups(r)),
+	again.method, again.host, again.requestURI, again.url = r.Method, r.Host, r.RequestURI, *r.URL
+	again.contentLength, again.transferEncoding = r.ContentLength, r.TransferEncoding
+	again.header = keepHeader(again.fields[:0:16], again.values[:0:18], r.Header)
+	again.responseHeader = keepHeader(again.fields[16:16], again.values[18:18], p.Header())
+	again.groups = again.group[:0]
+	for group := range routeGroups(r) {
+		again.groups = append(again.groups, group)
 	}
-	again.header = keepFields(again.room[:0:16], r.Header)
-	again.responseHeader = keepFields(again.room[16:16], p.Header())
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
 		return true, nil
 	}
@@ -262,11 +276,13 @@ func (again *replay) restore(p *passage) {
 	r.Method, r.Host, r.RequestURI = again.method, again.host, again.requestURI
 	*r.URL = again.url
 	r.ContentLength, r.TransferEncoding = again.contentLength, again.transferEncoding
-	restoreFields(r.Header, again.header)
-	restoreFields(p.Header(), again.responseHeader)
+	again.header.restore(r.Header)
+	again.responseHeader.restore(p.Header())
 	if groups := routeGroups(r); groups != nil {
 		clear(groups)
-		maps.Copy(groups, again.groups)
+		for _, group := range again.groups {
+			groups[group] = struct{}{}
+		}
 	}
 	if again.body != nil {
 		// A reader of its own: a transport may still read from the first one.
@@ -274,25 +290,40 @@ func (again *replay) restore(p *passage) {
 	}
 }
 
-// keepFields copies a header, and its values, which later handlers may edit in
-// place. It is no map: every request pays for the copy, and few need it.
-func keepFields(kept []field, header http.Header) []field {
-	all := make([]string, 0, len(header)+2) // where it grows, what is in kept stays what it is
-	for name, values := range header {
-		if values != nil { // nil keeps a proxy from adding its own
-			from := len(all)
-			all = append(all, values...)
-			values = all[from:len(all):len(all)]
-		}
-		kept = append(kept, field{name, values})
-	}
-	return kept
+// keptHeader is a copy of a header, and of its values, which later handlers may
+// edit in place.
+type keptHeader struct {
+	fields []keptField
+	values []string // of all fields, one after the other
 }
 
-// restoreFields makes a header what it was, in place: others hold the same map.
-func restoreFields(header http.Header, kept []field) {
+// keptField is a field, and where its values begin and end.
+type keptField struct {
+	name     string
+	from, to int
+	absent   bool // its values are nil, which keeps a proxy from adding its own
+}
+
+// keepHeader copies into the room that it is given, as far as that goes.
+func keepHeader(fields []keptField, values []string, header http.Header) keptHeader {
+	for name, v := range header {
+		from := len(values)
+		values = append(values, v...)
+		fields = append(fields, keptField{name, from, len(values), v == nil})
+	}
+	return keptHeader{fields, values}
+}
+
+// restore makes a header what it was, in place: others hold the same map. Its
+// values are copied once more, for the room is not theirs.
+func (k keptHeader) restore(header http.Header) {
 	clear(header)
-	restore(header, kept)
+	for _, f := range k.fields {
+		header[f.name] = nil
+		if !f.absent {
+			header[f.name] = append(make([]string, 0, f.to-f.from), k.values[f.from:f.to]...)
+		}
+	}
 }
 
 // routeGroups returns Caddy's note of which `handle` groups a request has been

@@ -97,12 +97,12 @@ func TestPlaceholdersAreEmptyWhereThereIsNothingToTell(t *testing.T) {
 func TestAHeaderThatWasKeptIsWhatItWasWhateverBecameOfIt(t *testing.T) {
 	header := http.Header{"A": {"1", "2"}, "B": {"3"}, "X-Forwarded-For": nil, "Empty": {}}
 	was := header.Clone()
-	kept := keepFields(nil, header)
+	kept := keepHeader(nil, nil, header)
 	header["A"][1] = "edited in place"
 	header["B"] = append(header["B"][:0], "over it")
 	delete(header, "Empty")
 	header["New"] = []string{"x"}
-	restoreFields(header, kept)
+	kept.restore(header)
 	require.Equal(t, was, header)
 	require.Nil(t, header["X-Forwarded-For"])
 	require.Contains(t, header, "X-Forwarded-For")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -11,7 +12,7 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
-// costSites are one Caddy that stands in front of one app in all the ways that are
+// costSites are a Caddy that stands in front of one app in all the ways that are
 // compared. Of each two that are held against each other the request is the same,
 // byte for byte, and so is what the app receives, but for the token.
 const costSites = `{
@@ -21,7 +22,7 @@ const costSites = `{
 	mercadopago {
 		client_id {env.MP_CLIENT_ID}
 		client_secret {env.MP_CLIENT_SECRET}
-		redirect_uri $SESSION/connect/callback
+		redirect_uri $SHOP/connect/callback
 		encryption_key {env.MP_ENCRYPTION_KEY}
 		endpoints {
 			authorize $PROVIDER/authorization
@@ -39,11 +40,7 @@ const costSites = `{
 	}
 }
 
-$STATIC_1 {
-	import app header_up Authorization "Bearer $TOKEN"
-}
-
-$STATIC_2 {
+$STATIC {
 	import app header_up Authorization "Bearer $TOKEN"
 }
 
@@ -113,55 +110,47 @@ func costModes() []*Mode {
 	}
 }
 
-// costWorld is what stands while requests are measured.
+// costWorld is what stands while requests are measured: three Caddys with one
+// configuration, which take turns at being the baselines and the mode. What one of
+// them has by chance, a heap of another size say, favours none.
 type costWorld struct {
-	*server
-	app     *process
-	values  map[string]string
-	close   func()
-	headers [2][]string // by a seller's name, and by a session
+	servers  [3]*costServer
+	app      *process
+	provider *httptest.Server
+	headers  [2][]string // by a seller's name, and by a session
 }
 
-func (b *bench) costWorld(ctx context.Context) (*costWorld, error) {
-	w := &costWorld{values: map[string]string{"STORAGE": b.dir + "/cost", "TOKEN": token}}
-	for _, name := range []string{"ADMIN", "APP", "STATIC_1", "STATIC_2", "SELLER", "SESSION", "APPLICATION", "EGRESS"} {
-		address, err := newAddress()
-		if err != nil {
-			return nil, err
-		}
-		w.values[name] = address
-		if name != "ADMIN" && name != "APP" {
-			w.values[name] = "http://" + address
-		}
-	}
+// costServer is one of them, with the address of each of its sites.
+type costServer struct {
+	*server
+	sites map[string]string
+}
+
+func (b *bench) costWorld(ctx context.Context) (w *costWorld, err error) {
 	provider := sandbox.New(sandbox.Options{AcceptAny: true})
-	mercadoPago := httptest.NewServer(provider)
-	w.values["PROVIDER"] = mercadoPago.URL
-	var err error
-	if w.app, err = start(ctx, b.dir, w.values["APP"], b.self, []string{"upstream", "--listen", w.values["APP"]}); err == nil {
-		w.server, err = b.startCaddy(ctx, []string{b.binary}, costSites, w.values, host(w.values["EGRESS"]))
-	}
-	w.close = func() {
-		mercadoPago.Close()
-		for _, p := range []*process{w.app, w.server.process} {
-			p.stop()
+	w = &costWorld{provider: httptest.NewServer(provider)}
+	defer func() {
+		if err != nil {
+			w.close()
 		}
-	}
+	}()
+	app, err := newAddress()
 	if err != nil {
-		return nil, err
+		return w, err
+	}
+	if w.app, err = start(ctx, b.dir, app, b.self, []string{"upstream", "--listen", app}); err != nil {
+		return w, err
+	}
+	values := map[string]string{"STORAGE": b.dir + "/cost", "TOKEN": token, "APP": app, "PROVIDER": w.provider.URL}
+	for i := range w.servers {
+		if w.servers[i], err = b.costServer(ctx, values); err != nil {
+			return w, err
+		}
 	}
 	seller := sandbox.DefaultAccounts()[0].UserID
-	visitor, err := newBrowser(w.values["SESSION"], provider, http.DefaultTransport)
-	if err == nil {
-		err = visitor.connect(seller)
-	}
+	cookie, err := sessionOf(values["SHOP"], provider, seller)
 	if err != nil {
-		return nil, err
-	}
-	home, _ := http.NewRequest(http.MethodGet, w.values["SESSION"], nil)
-	cookie, err := visitor.session(home)
-	if err != nil {
-		return nil, err
+		return w, err
 	}
 	common := []string{
 		"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Accept: application/json",
@@ -172,15 +161,66 @@ func (b *bench) costWorld(ctx context.Context) (*costWorld, error) {
 	return w, nil
 }
 
+// costServer starts one more Caddy of a world. Sellers come back from the provider
+// to the first.
+func (b *bench) costServer(ctx context.Context, world map[string]string) (*costServer, error) {
+	values := make(map[string]string)
+	for _, name := range []string{"ADMIN", "STATIC", "SELLER", "SESSION", "APPLICATION", "EGRESS"} {
+		address, err := newAddress()
+		if err != nil {
+			return nil, err
+		}
+		values[name] = address
+		if name != "ADMIN" {
+			values[name] = "http://" + address
+		}
+	}
+	if world["SHOP"] == "" {
+		world["SHOP"] = values["SESSION"]
+	}
+	maps.Copy(values, world)
+	s, err := b.startCaddy(ctx, []string{b.binary}, costSites, values, host(values["EGRESS"]))
+	return &costServer{s, values}, err
+}
+
+// sessionOf connects a seller as a browser does, and returns the browser's cookie.
+func sessionOf(shop string, provider *sandbox.Sandbox, seller int64) (string, error) {
+	visitor, err := newBrowser(shop, provider, http.DefaultTransport)
+	if err != nil {
+		return "", err
+	}
+	if err := visitor.connect(seller); err != nil {
+		return "", err
+	}
+	home, err := http.NewRequest(http.MethodGet, shop, nil)
+	if err != nil {
+		return "", err
+	}
+	return visitor.session(home)
+}
+
+func (w *costWorld) close() {
+	w.provider.Close()
+	if w.app != nil {
+		w.app.stop()
+	}
+	for _, s := range w.servers {
+		if s != nil && s.server != nil {
+			s.stop()
+		}
+	}
+}
+
 func host(address string) string { return strings.TrimPrefix(address, "http://") }
 
-func (w *costWorld) load(site string, cookie bool, connections int) load {
+// load is requests for a site of one of the three.
+func (w *costWorld) load(server *costServer, site string, cookie bool, connections int) load {
 	headers := w.headers[0]
 	if cookie {
 		headers = w.headers[1]
 	}
 	return load{
-		url: w.values[site] + "/orders?page=2", headers: headers, connections: connections, pid: w.Process.Pid, status: http.StatusOK,
+		url: server.sites[site] + "/orders?page=2", headers: headers, connections: connections, pid: server.Process.Pid, status: http.StatusOK,
 	}
 }
 
@@ -211,24 +251,20 @@ func (b *bench) cost(ctx context.Context, r *Report) error {
 	return err
 }
 
-// costRound measures a mode and two identical baselines right after each other, in
-// any order: what disturbs the machine disturbs all three.
+// costRound measures a mode and two identical baselines at the same time: what
+// disturbs the machine disturbs all three.
 func (b *bench) costRound(ctx context.Context, w *costWorld, m *Mode, connections int) error {
-	var round costRound
-	three := []struct {
-		site string
-		into *loaded
-	}{{"STATIC_1", &round.first}, {"STATIC_2", &round.second}, {m.site, &round.mode}}
-	for _, i := range shuffled(3) {
-		l := w.load(three[i].site, m.cookie, connections)
-		l.warmUp, l.length = b.costLength/5, b.costLength
-		got, err := b.send(ctx, l)
-		if err != nil {
-			return err
-		}
-		*three[i].into = got
+	var loads [3]load
+	who := shuffled(len(loads))
+	for i, site := range []string{"STATIC", "STATIC", m.site} {
+		loads[i] = w.load(w.servers[who[i]], site, m.cookie, connections)
+		loads[i].warmUp, loads[i].length = b.costLength/4, b.costLength
 	}
-	m.rounds = append(m.rounds, round)
+	got, err := b.together(ctx, loads[:])
+	if err != nil {
+		return err
+	}
+	m.rounds = append(m.rounds, costRound{got[0], got[1], got[2]})
 	return nil
 }
 
@@ -269,9 +305,10 @@ type Allocations struct {
 func (b *bench) allocations(ctx context.Context, w *costWorld) ([]Allocations, error) {
 	var all []Allocations
 	count := func(site string, cookie bool) (float64, error) {
-		l := w.load(site, cookie, 1)
+		server := w.servers[0]
+		l := w.load(server, site, cookie, 1)
 		l.pick, l.once = b.allocationRequests, true
-		before, err := w.memory(false)
+		before, err := server.memory(false)
 		if err != nil {
 			return 0, err
 		}
@@ -279,11 +316,11 @@ func (b *bench) allocations(ctx context.Context, w *costWorld) ([]Allocations, e
 		if err != nil {
 			return 0, err
 		}
-		after, err := w.memory(false)
+		after, err := server.memory(false)
 		return float64(after.Mallocs-before.Mallocs) / float64(got.Requests), err
 	}
 	for _, m := range costModes() {
-		static, err := count("STATIC_1", m.cookie)
+		static, err := count("STATIC", m.cookie)
 		if err != nil {
 			return nil, err
 		}

@@ -192,3 +192,14 @@ func (b *bench) send(ctx context.Context, l load) (loaded, error) {
 	}
 	return got, nil
 }
+
+// together sends several loads at the same time.
+func (b *bench) together(ctx context.Context, loads []load) ([]loaded, error) {
+	got, errs := make([]loaded, len(loads)), make([]error, len(loads))
+	var done sync.WaitGroup
+	for i, l := range loads {
+		done.Go(func() { got[i], errs[i] = b.send(ctx, l) })
+	}
+	done.Wait()
+	return got, errors.Join(errs...)
+}

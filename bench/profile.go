@@ -21,27 +21,35 @@ func (b *bench) profile(ctx context.Context, _ *Report) error {
 	if err := os.MkdirAll(folder, 0o750); err != nil {
 		return err
 	}
-	const length = 10 * time.Second
-	for _, m := range append(costModes(), &Mode{Name: "static", site: "STATIC_1"}) {
-		l := w.load(m.site, m.cookie, 64)
-		l.length = length + 2*time.Second
-		sent := make(chan error, 1)
-		go func() {
-			_, err := b.send(ctx, l)
-			sent <- err
-		}()
-		profile, err := w.get(fmt.Sprintf("/debug/pprof/profile?seconds=%.0f", length.Seconds()))
-		if err == nil {
-			err = <-sent
-		}
-		if err != nil {
+	for _, m := range append(costModes(), &Mode{Name: "static", site: "STATIC"}) {
+		l := w.load(w.servers[0], m.site, m.cookie, 64)
+		if err := b.profileOf(ctx, w.servers[0].server, l, filepath.Join(folder, strings.ToLower(m.site)+".pprof")); err != nil {
 			return err
 		}
-		name := filepath.Join(folder, strings.ToLower(m.site)+".pprof")
-		if err := os.WriteFile(name, profile, 0o600); err != nil {
-			return err
-		}
-		b.say("go tool pprof %s", name)
 	}
-	return nil
+	flow, err := b.flowWorld(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer flow.close()
+	return b.profileOf(ctx, flow.server, flow.load("SESSION"), filepath.Join(folder, "connect.pprof"))
+}
+
+func (b *bench) profileOf(ctx context.Context, s *server, l load, file string) error {
+	const length = 10 * time.Second
+	l.length = length + 2*time.Second
+	sent := make(chan error, 1)
+	go func() {
+		_, err := b.send(ctx, l)
+		sent <- err
+	}()
+	profile, err := s.get(fmt.Sprintf("/debug/pprof/profile?seconds=%.0f", length.Seconds()))
+	if err == nil {
+		err = <-sent
+	}
+	if err != nil {
+		return err
+	}
+	b.say("go tool pprof %s", file)
+	return os.WriteFile(file, profile, 0o600)
 }

@@ -29,6 +29,9 @@ type Report struct {
 	Allocations []Allocations
 	Growth      []*Growth
 	Stores      []*Store
+	Tables      []Size // of PostgreSQL
+	FolderSize  Size
+	Refresh     Refresh
 	Flow        *Flow
 	Simulated   []Simulated
 }

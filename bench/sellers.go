@@ -23,6 +23,8 @@ const (
 	// application is the name of the application whose options stand directly in a
 	// Caddyfile.
 	application = "default"
+	// firstAccount is the number below that of the first seller's account.
+	firstAccount = 5_411_000_000
 )
 
 func newKeyring() (*secret.Keyring, error) {
@@ -36,7 +38,7 @@ func newKeyring() (*secret.Keyring, error) {
 // seller is the seller of a number, who is connected to the account of that
 // number. Names and tokens are as long as real ones.
 func seller(n int64, obtained time.Time, life time.Duration) (tokenstore.Connection, tokenstore.Pair) {
-	id := tokenstore.AccountID{ClientID: clientID, UserID: 5_411_000_000 + n, Live: true}
+	id := tokenstore.AccountID{ClientID: clientID, UserID: firstAccount + n, Live: true}
 	var random [16]byte
 	copy(random[:], strconv.FormatInt(n, 10)+"----------------")
 	hexed := hex.EncodeToString(random[:])
@@ -78,7 +80,7 @@ func (c crowd) Connection(_ context.Context, _, name string) (tokenstore.Connect
 }
 
 func (c crowd) Account(_ context.Context, id tokenstore.AccountID) (tokenstore.Account, error) {
-	_, pair := seller(id.UserID-5_411_000_000, c.obtained, life)
+	_, pair := seller(id.UserID-firstAccount, c.obtained, life)
 	pair.Scope = strings.Clone(pair.Scope)
 	return tokenstore.Account{ID: id, Pairs: []tokenstore.Pair{pair}}, nil
 }

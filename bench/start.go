@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -56,6 +57,8 @@ type Store struct {
 	Name    string
 	Sellers int
 	lines   [2]string // of the Caddyfile: storage, and store
+	// provider is nobody where it is not set: nothing is due, and nobody asks.
+	provider string
 	rounds  []storeRound
 	Filled  time.Duration
 	Storm   Storm
@@ -131,6 +134,10 @@ func (b *bench) stores(ctx context.Context, r *Report) error {
 		return err
 	}
 	files.Filled = time.Since(begun)
+	var err error
+	if r.FolderSize, err = folderSize(folder, files.Sellers); err != nil {
+		return err
+	}
 	server, err := postgrestest.Launch("fsync=on", "max_connections=200", "max_wal_size=4GB")
 	if err != nil {
 		return err
@@ -141,10 +148,13 @@ func (b *bench) stores(ctx context.Context, r *Report) error {
 	database.lines = [2]string{"storage file_system " + filepath.Join(b.dir, "beside"), "store postgres " + server.DSN()}
 	b.say("filling PostgreSQL with %s sellers", count(database.Sellers))
 	begun = time.Now()
-	if err := fillPostgres(ctx, server.DSN(), database.Sellers); err != nil {
+	if err := fillPostgres(ctx, server.DSN(), database.Sellers, begun); err != nil {
 		return err
 	}
 	database.Filled = time.Since(begun)
+	if r.Tables, err = tables(ctx, server.DSN(), database.Sellers); err != nil {
+		return err
+	}
 	r.Stores = []*Store{files, database}
 	for round := range b.storeRounds {
 		b.say("stores: round %d of %d", round+1, b.storeRounds)
@@ -163,7 +173,7 @@ func (b *bench) stores(ctx context.Context, r *Report) error {
 			return err
 		}
 	}
-	return nil
+	return b.refreshes(ctx, r)
 }
 
 // storeServer is a Caddy on a store, from the moment it was started.
@@ -184,8 +194,7 @@ func (b *bench) storeServer(ctx context.Context, s *Store, sites string, walk in
 	}
 	values := map[string]string{
 		"ADMIN": admin, "SITE": "http://" + site, "STORAGE": s.lines[0], "STORE": s.lines[1],
-		// Nobody is there: nothing is due, and nobody asks.
-		"PROVIDER": "http://127.0.0.1:9", "WALK": fmt.Sprint(walk),
+		"PROVIDER": cmp.Or(s.provider, "http://127.0.0.1:9"), "WALK": fmt.Sprint(walk),
 	}
 	begun := time.Now()
 	c, err := b.startCaddy(ctx, []string{b.binary}, sites, values, site)

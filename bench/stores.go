@@ -83,8 +83,8 @@ func atOnce(n int, do func(i int64) error) error {
 
 // fillPostgres connects n sellers in a database, by COPY: the tables are made by
 // the store itself, and the rows are as it writes them, which the requests that
-// follow show.
-func fillPostgres(ctx context.Context, dsn string, n int) error {
+// follow show. None of them is due.
+func fillPostgres(ctx context.Context, dsn string, n int, obtained time.Time) error {
 	keyring, err := newKeyring()
 	if err != nil {
 		return err
@@ -102,7 +102,7 @@ func fillPostgres(ctx context.Context, dsn string, n int) error {
 		return err
 	}
 	defer conn.Close(ctx)
-	rows := &rows{n: int64(n), keyring: keyring, obtained: time.Now().Truncate(time.Microsecond)}
+	rows := &rows{n: int64(n), keyring: keyring, obtained: obtained.Truncate(time.Microsecond)}
 	for _, table := range []struct {
 		name    string
 		columns []string
@@ -139,7 +139,7 @@ func (r *rows) each(row func(int64) ([]any, error)) func() ([]any, error) {
 
 func (r *rows) account(i int64) ([]any, error) {
 	c, _ := seller(i, r.obtained, life)
-	return []any{digest("account", c.Account.String()), digest("client", clientID), clientID, c.Account.UserID, true, r.obtained.Add(life / 2)}, nil
+	return []any{digest("account", c.Account.String()), digest("client", clientID), clientID, c.Account.UserID, true, time.Now().Add(life / 2)}, nil
 }
 
 func (r *rows) pair(i int64) ([]any, error) {

@@ -93,6 +93,14 @@ func (b *bench) flowWorld(ctx context.Context, store string) (*flowWorld, error)
 	return w, nil
 }
 
+// load is browsers that a site sends away to connect.
+func (w *flowWorld) load(site string) load {
+	return load{
+		url: w.values[site] + "/connect", headers: []string{"Sec-Fetch-Site: same-origin", "Accept: text/html"},
+		connections: 64, pid: w.Process.Pid, status: http.StatusSeeOther,
+	}
+}
+
 // flowsAtOnce is what exchanges grant before they take turns: codes of strangers
 // must not use up what the provider grants to renewals.
 const flowsAtOnce = 50
@@ -152,10 +160,8 @@ func (b *bench) flow(ctx context.Context, r *Report) error {
 			into *loaded
 		}{{"STATIC_1", &got.first}, {"STATIC_2", &got.second}, {"SESSION", &got.mode}}
 		for _, i := range shuffled(3) {
-			l := load{
-				url: w.values[three[i].site] + "/connect", headers: []string{"Sec-Fetch-Site: same-origin", "Accept: text/html"},
-				connections: 64, pid: w.Process.Pid, status: http.StatusSeeOther, warmUp: b.costLength / 5, length: b.costLength,
-			}
+			l := w.load(three[i].site)
+			l.warmUp, l.length = b.costLength/5, b.costLength
 			if *three[i].into, err = b.send(ctx, l); err != nil {
 				return err
 			}
@@ -235,18 +241,7 @@ func (b *bench) expired(ctx context.Context, r *Report) error {
 	}
 	defer w.close()
 	w.provider.SetAccessTokenLife(short)
-	visitor, err := newBrowser(w.values["SESSION"], w.provider, http.DefaultTransport)
-	if err == nil {
-		err = visitor.connect(w.provider.Accounts()[0].UserID)
-	}
-	if err != nil {
-		return err
-	}
-	home, err := http.NewRequest(http.MethodGet, w.values["SESSION"], nil)
-	if err != nil {
-		return err
-	}
-	cookie, err := visitor.session(home)
+	cookie, err := sessionOf(w.values["SESSION"], w.provider, w.provider.Accounts()[0].UserID)
 	if err != nil {
 		return err
 	}

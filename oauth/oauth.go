@@ -81,6 +81,8 @@ type Config struct {
 // use and owns nothing that would have to be closed.
 type Client struct {
 	config Config
+	// authorize is what all addresses where sellers consent begin with.
+	authorize string
 	// working is the index of the client secret that worked last.
 	working atomic.Int64
 }
@@ -95,7 +97,19 @@ func NewClient(config Config) *Client {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Client{config: config}
+	return &Client{config: config, authorize: authorizeURL(&config)}
+}
+
+func authorizeURL(config *Config) string {
+	query := url.Values{"client_id": {config.ClientID}, "response_type": {"code"}, "redirect_uri": {config.RedirectURI}}
+	if id := config.Provider.PlatformID; id != "" {
+		query.Set("platform_id", id)
+	}
+	separator := "?"
+	if strings.Contains(config.Provider.AuthorizeURL, "?") {
+		separator = "&"
+	}
+	return config.Provider.AuthorizeURL + separator + query.Encode()
 }
 
 // ClientID returns the application's number.
@@ -119,22 +133,9 @@ func NewVerifier() secret.Secret { return secret.New(oauth2.GenerateVerifier()) 
 // AuthorizationURL returns the address where a seller is asked to consent. The
 // verifier is used with PKCE only.
 func (c *Client) AuthorizationURL(state string, verifier secret.Secret) string {
-	query := url.Values{
-		"client_id":     {c.config.ClientID},
-		"response_type": {"code"},
-		"state":         {state},
-		"redirect_uri":  {c.config.RedirectURI},
-	}
-	if id := c.config.Provider.PlatformID; id != "" {
-		query.Set("platform_id", id)
-	}
+	address := c.authorize + "&state=" + url.QueryEscape(state)
 	if c.config.PKCE && !verifier.IsZero() {
-		query.Set("code_challenge", oauth2.S256ChallengeFromVerifier(verifier.Reveal()))
-		query.Set("code_challenge_method", "S256")
+		address += "&code_challenge_method=S256&code_challenge=" + oauth2.S256ChallengeFromVerifier(verifier.Reveal())
 	}
-	separator := "?"
-	if strings.Contains(c.config.Provider.AuthorizeURL, "?") {
-		separator = "&"
-	}
-	return c.config.Provider.AuthorizeURL + separator + query.Encode()
+	return address
 }

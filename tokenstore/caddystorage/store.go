@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -20,6 +21,7 @@ type Store struct {
 	records
 	keyring *secret.Keyring
 	indexes turns.Turns[string]
+	listed  atomic.Pointer[listing]
 }
 
 // New returns the store that lies in storage, its tokens sealed with keyring. It

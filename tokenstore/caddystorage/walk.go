@@ -20,6 +20,19 @@ var (
 	consumedName = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
+// listing is the accounts of one client as a walk saw them. A folder can only be
+// listed as a whole: listed anew for each page, a walk would cost the square of
+// its accounts.
+type listing struct {
+	client string
+	names  []string
+	at     time.Time
+}
+
+// listedFor is how long a walk goes on with what it listed. Who comes meanwhile
+// is met by the next walk, who goes is read as one who has nothing.
+const listedFor = 15 * time.Minute
+
 // Accounts lists folders, not records: an account costs a name.
 func (s *Store) Accounts(ctx context.Context, after string, n int) (ids []tokenstore.AccountID, next string, err error) {
 	clients, err := s.children(ctx, root+"accounts/", partName)
@@ -31,7 +44,7 @@ func (s *Store) Accounts(ctx context.Context, after string, n int) (ids []tokens
 		if client < from {
 			continue
 		}
-		names, err := s.children(ctx, root+"accounts/"+client+"/", accountName)
+		names, err := s.accountsOf(ctx, client, client == from)
 		if err != nil {
 			return nil, "", err
 		}
@@ -53,7 +66,22 @@ func (s *Store) Accounts(ctx context.Context, after string, n int) (ids []tokens
 			}
 		}
 	}
+	s.listed.Store(nil)
 	return ids, "", nil
+}
+
+// accountsOf lists the accounts of a client, unless a walk that goes on has just
+// done so.
+func (s *Store) accountsOf(ctx context.Context, client string, goesOn bool) ([]string, error) {
+	if last := s.listed.Load(); goesOn && last != nil && last.client == client && time.Since(last.at) < listedFor {
+		return last.names, nil
+	}
+	now := time.Now()
+	names, err := s.children(ctx, root+"accounts/"+client+"/", accountName)
+	if err == nil {
+		s.listed.Store(&listing{client, names, now})
+	}
+	return names, err
 }
 
 // accountAt returns whose folder it is. A client id too long to be encoded in the

@@ -44,6 +44,33 @@ func TestAWalkReadsNoAccount(t *testing.T) {
 	require.Len(t, ids, 2)
 }
 
+func TestAWalkListsTheAccountsOnceAndTheNextWalkAnew(t *testing.T) {
+	memory, lists := storetest.NewMemory(), 0
+	s := caddystorage.New(storetest.Hook(memory, func(op, key string) error {
+		if op == "list" && key == "mercadopago/accounts/n-ge" {
+			lists++
+		}
+		return nil
+	}), keyring(t, "k"))
+	fill(t, s)
+	all := func() (met int) {
+		for after := ""; ; {
+			ids, next, err := s.Accounts(t.Context(), after, 1)
+			require.NoError(t, err)
+			met += len(ids)
+			if after = next; next == "" {
+				return met
+			}
+		}
+	}
+	require.Equal(t, 2, all())
+	require.Equal(t, 1, lists)
+	id := tokenstore.AccountID{ClientID: "1", UserID: 3, Live: true}
+	require.NoError(t, s.PutVerdict(t.Context(), id, tokenstore.Verdict{Pair: "0123456789abcdef0123456789abcdef"}))
+	require.Equal(t, 3, all(), "a new walk meets who came since")
+	require.Equal(t, 2, lists)
+}
+
 func TestAFailedListingIsNotTheEndOfAWalk(t *testing.T) {
 	memory := storetest.NewMemory()
 	fill(t, caddystorage.New(memory, keyring(t, "k")))

@@ -56,6 +56,22 @@ func TestAPairIsNeverUpdatedAndNeverThereTwice(t *testing.T) {
 	require.Len(t, got.Living(), 1)
 }
 
+func TestAConnectionAtAnotherSellersPlaceIsNobodys(t *testing.T) {
+	server := postgrestest.Shared(t)
+	dsn, here := schema(t)
+	s := instance(t, dsn, here)
+	for _, seller := range []string{"shop-1", "shop-2"} {
+		require.NoError(t, s.PutConnection(t.Context(), tokenstore.Connection{ID: "of " + seller, Application: "a", Seller: seller, Account: account, Authorization: 1}))
+	}
+	var config postgres.Config
+	here(&config)
+	server.Exec(t, dsn, fmt.Sprintf(`create table %[1]s.kept as table %[1]s.connections; update %[1]s.connections c set connection = k.connection, seller = k.seller
+		from %[1]s.kept k where k.place <> c.place`, config.Schema))
+	_, err := s.Connection(t.Context(), "a", "shop-1")
+	require.ErrorContains(t, err, "restore it from a back-up")
+	require.NotErrorIs(t, err, tokenstore.ErrNotFound)
+}
+
 // A damaged record is neither absent nor passed over; the pair itself mends it.
 func TestADamagedPairIsAnErrorUntilItIsAddedAgain(t *testing.T) {
 	server := postgrestest.Shared(t)
@@ -89,6 +105,21 @@ func TestAPairUnderAnotherAccountDoesNotOpen(t *testing.T) {
 		insert into %[1]s.pairs select a.account, p."authorization", p.generation, p.hash, p.record from %[1]s.kept p join %[1]s.accounts a on a.account <> p.account`, config.Schema))
 	_, err := s.Account(t.Context(), account)
 	require.ErrorContains(t, err, "restore it from a back-up")
+}
+
+func TestAMovedAccountIsNotDueUntilItComesBackAndThenAtOnce(t *testing.T) {
+	dsn, here := schema(t)
+	s := instance(t, dsn, here)
+	require.NoError(t, s.AddPair(t.Context(), account, newPair(1, 0, "a")))
+	due := func() []tokenstore.AccountID {
+		ids, err := s.Due(t.Context(), account.ClientID, time.Now().Add(time.Minute), time.Now().Add(time.Hour), 10)
+		require.NoError(t, err)
+		return ids
+	}
+	require.NoError(t, s.PutMoved(t.Context(), account, tokenstore.Moved{To: "elsewhere"}))
+	require.Empty(t, due())
+	require.NoError(t, s.DeleteMoved(t.Context(), account))
+	require.Equal(t, []tokenstore.AccountID{account}, due())
 }
 
 func TestDueAccountsGoToOneInstanceEach(t *testing.T) {
