@@ -135,6 +135,13 @@ func (d *tables) do(sql string) {
 	d.server.Exec(d.s.t, d.admin, d.named(sql))
 }
 
+// set sets a parameter of the server.
+func (d *tables) set(parameter string) {
+	d.s.t.Helper()
+	d.do("alter system set " + parameter)
+	d.do("select pg_reload_conf()")
+}
+
 func (d *tables) named(sql string) string {
 	if !strings.Contains(sql, "%[1]s") {
 		return sql
@@ -170,7 +177,7 @@ func (d *tables) open(keyring *secret.Keyring) tokenstore.Store {
 	}
 	t := d.s.t
 	// What it makes is caddy's.
-	database, err := postgres.Open(postgres.Config{DSN: secret.New(d.admin + "&options=" + url.QueryEscape("-c role="+d.name)), MaxConnections: 4})
+	database, err := postgres.Open(postgres.Config{DSN: secret.New(d.admin + "&role=" + d.name), MaxConnections: 4})
 	require.NoError(t, err)
 	d.store, err = database.Store(t.Context(), keyring)
 	require.NoError(t, err)

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -133,8 +132,8 @@ func postgresFaults() []fault {
 		name string
 		outage
 	}{{"the server is stopped", stopped}, {"the server crashes", crashed}} {
-		f = add(of.name, whenPosted, slices.Concat(alarmed(notTaken), cutOff(refused)), of.duringRefresh)
-		f.server, f.ended, f.how = alone(), ok, savedLate
+		f = add(of.name, whenPosted, append(alarmed(notTaken), notListening, listening), of.duringRefresh)
+		f.server, f.ended, f.how, f.may = alone(), ok, savedLate, troubled(refused)
 	}
 	f = add("the server crashes, and caddy is killed", whenPosted, alarmed(notTaken), killedWithTheServer)
 	f.server, f.ended, f.may = alone(), ok, alarmed(refused)
@@ -148,8 +147,7 @@ func postgresFaults() []fault {
 	f.server, f.valid = alone(), broken
 	add("all sessions become read-only", whenServing, cutOff("read only"),
 		anew("alter role %[1]s set default_transaction_read_only = on", "alter role %[1]s reset default_transaction_read_only").whileServing)
-	f = add("the server becomes read-only, sessions live on", whenServing, append(troubled("read only"), told{"warn", "renewal_failed", "store", "read only"}),
-		statements("alter system set default_transaction_read_only = on; select pg_reload_conf()", "alter system reset default_transaction_read_only; select pg_reload_conf()").whileServing)
+	f = add("the server becomes read-only, sessions live on", whenServing, troubled("read only"), readOnly)
 	f.server = alone()
 
 	add("too many connections", whenServing, cutOff("too many connections"),

@@ -35,7 +35,7 @@ func killedWithTheServer(s *stage) {
 // follow starts a replica that has all that the server says it has.
 func (d *tables) follow() *postgrestest.Server {
 	replica := d.server.Replica(d.s.t)
-	d.do("alter system set synchronous_standby_names = '*'; select pg_reload_conf()")
+	d.set("synchronous_standby_names = '*'")
 	return replica
 }
 
@@ -81,6 +81,15 @@ func laggedBehind(s *stage) {
 	s.look()
 	await(s.t, "the store has the newer pair again", func() bool { return s.generation(ended) == 1 })
 	require.Equal(s.t, 1, s.refreshes())
+}
+
+// readOnly has the server take no writes, and waits until caddy has found out.
+func readOnly(s *stage) {
+	s.running()
+	s.tables().set("default_transaction_read_only = on")
+	s.suffers()
+	s.look()
+	s.tables().set("default_transaction_read_only = off")
 }
 
 // storm is as many sessions of others as there may be.
@@ -218,7 +227,6 @@ func terminatedAtRandom(s *stage) {
 	require.NoError(s.t, <-killed)
 	for _, account := range crowd {
 		s.served(account)
-		s.settled(account)
 	}
 	s.served(ended)
 	require.Equal(s.t, len(crowd)+1, s.refreshes(), "one for each, however often it was asked for")

@@ -181,6 +181,9 @@ func (f fault) log() string {
 	for _, e := range f.told {
 		lines = append(lines, e.String())
 	}
+	for _, e := range f.may {
+		lines = append(lines, "perhaps "+e.String())
+	}
 	switch {
 	case lines != nil:
 		return strings.Join(lines, "<br>")
