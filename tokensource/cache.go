@@ -431,8 +431,10 @@ func (a *account) note(i tokenstore.Intent, now time.Time) {
 	a.sightings[i.Nonce] = sighting{intent: i, at: now}
 }
 
+// sameIntent compares times as exactly as databases keep them.
 func sameIntent(a, b tokenstore.Intent) bool {
-	return a.Pair == b.Pair && a.Instance == b.Instance && a.Nonce == b.Nonce && a.Attempt == b.Attempt && a.At.Equal(b.At)
+	return a.Pair == b.Pair && a.Instance == b.Instance && a.Nonce == b.Nonce && a.Attempt == b.Attempt &&
+		a.At.Truncate(time.Microsecond).Equal(b.At.Truncate(time.Microsecond))
 }
 
 // snapshot builds a snapshot of a connection from what memory knows.
