@@ -42,7 +42,7 @@ func (o observer) Observe(event tokensource.Event) {
 	if event.RetryAfter > 0 {
 		fields = append(fields, zap.Duration("retry_after", event.RetryAfter))
 	}
-	if event.Reason == tokensource.ReasonStore {
+	if event.Reason == tokensource.ReasonStore && event.Err != nil {
 		fields = append(fields, zap.String("cure", o.cure))
 	}
 	if r := event.Renewals; r != nil {

@@ -2,70 +2,32 @@ package e2e
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
-// folder is where an account's records lie.
-func (s *stage) folder(account sandbox.Account) string {
-	s.t.Helper()
-	found, err := filepath.Glob(filepath.Join(s.url("STORAGE"), "mercadopago", "accounts", "*", id(account)+"-live"))
-	require.NoError(s.t, err)
-	require.Len(s.t, found, 1)
-	return found[0]
+func pairOf(account sandbox.Account) func(*stage) record {
+	return func(s *stage) record { return s.engine.pair(account) }
 }
 
-// record is one file of them, by how its name begins.
-func (s *stage) record(account sandbox.Account, begins string) string {
-	s.t.Helper()
-	found, err := filepath.Glob(filepath.Join(s.folder(account), begins+"*"))
-	require.NoError(s.t, err)
-	require.Len(s.t, found, 1)
-	return found[0]
-}
-
-func pairOf(account sandbox.Account) func(*stage) string {
-	return func(s *stage) string { return s.record(account, "pair-") }
-}
-
-func connectionOf(account sandbox.Account) func(*stage) string {
-	return func(s *stage) string {
-		s.t.Helper()
-		var found string
-		require.NoError(s.t, filepath.Walk(filepath.Join(s.url("STORAGE"), "mercadopago", "connections"), func(path string, info os.FileInfo, err error) error {
-			require.NoError(s.t, err)
-			if info.IsDir() {
-				return nil
-			}
-			content, err := os.ReadFile(path)
-			require.NoError(s.t, err)
-			if bytes.Contains(content, []byte(id(account))) {
-				found = path
-			}
-			return nil
-		}))
-		require.NotEmpty(s.t, found)
-		return found
-	}
+func connectionOf(account sandbox.Account) func(*stage) record {
+	return func(s *stage) record { return s.engine.connection(account) }
 }
 
 // damaged plays a record that is another than it was, until it is put back.
-func damaged(record func(*stage) string, damage func([]byte) []byte, lines ...string) func(*stage) {
+func damaged(of func(*stage) record, damage func([]byte) []byte, lines ...string) func(*stage) {
 	return func(s *stage) {
 		s.running()
-		path := record(s)
-		content, err := os.ReadFile(path)
-		require.NoError(s.t, err)
-		require.NoError(s.t, os.WriteFile(path, damage(bytes.Clone(content)), 0o600))
+		damaged := of(s)
+		content := damaged.read()
+		damaged.write(damage(bytes.Clone(content)))
 		if lines != nil {
 			s.order(lines...)
 		}
 		s.look()
-		require.NoError(s.t, os.WriteFile(path, content, 0o600))
+		damaged.write(content)
 	}
 }
 
@@ -89,26 +51,31 @@ func recordFaults() []fault {
 	var all []fault
 	add := func(name, text string, play func(*stage)) *fault {
 		all = append(all, fault{
-			area: "Records", name: name, when: "while serving", play: play,
-			valid: ok, ended: broken, told: troubled(text), after: ok, how: putBack,
+			area: "Records", name: name, when: "while serving", play: play, only: onFolder,
+			valid: ok, ended: broken, told: alarmed(text), after: ok, how: putBack,
 		})
 		return &all[len(all)-1]
+	}
+	// both has a row played on either store, always.
+	both := func(f *fault) *fault {
+		f.only, f.matters = "", true
+		return f
 	}
 	add("a seller's pair is garbage", "restore it from a back-up", damaged(pairOf(ended), garbage))
 	add("a seller's pair is empty", "restore it from a back-up", damaged(pairOf(ended), nothing))
 	add("a seller's pair is cut off", "restore it from a back-up", damaged(pairOf(ended), half))
-	add("a seller's pair was changed", "", damaged(pairOf(ended), sealedAnew))
-	add("a seller's pair is of a future version", "upgrade", damaged(pairOf(ended), future))
+	both(add("a seller's pair was changed", "", damaged(pairOf(ended), sealedAnew)))
+	both(add("a seller's pair is of a future version", "upgrade", damaged(pairOf(ended), future)))
 	add("a seller's connection is garbage", "restore it from a back-up", damaged(connectionOf(ended), garbage))
-	f := add("an account's index is garbage", "", damaged(func(s *stage) string { return s.record(ended, "index") }, garbage))
+	f := add("an account's index is garbage", "", damaged(func(s *stage) record { return folder{s}.record(ended, "index") }, garbage))
 	f.ended, f.told, f.how = ok, nil, "the index was made anew"
 	f = add("the pair of a seller in memory is garbage", "restore it from a back-up", damaged(pairOf(valid), garbage, "later 1m"))
 	f.faulty, f.ended = true, ok
-	f = add("the encryption key is another", "encryption_key", otherKey)
+	f = both(add("the encryption key is another", "encryption_key", otherKey))
 	f.when, f.valid, f.how = "from a restart on", broken, "when the old key is written behind the new one"
-	f = add("the store was restored from a back-up that has an older pair", "the store lost a pair that memory knows", olderBackup)
+	f = both(add("the store was restored from a back-up that has an older pair", "the store lost a pair that memory knows", olderBackup))
 	f.faulty, f.ended, f.how = true, ok, "the newer pair is in the store again"
-	f = add("the store was restored from a back-up that has an older pair", "", olderBackupAtStart)
+	f = both(add("the store was restored from a back-up that has an older pair", "", olderBackupAtStart))
 	f.when, f.ended, f.after = "before a start", rejected, rejected
 	f.told = []told{{"warn", "reconnect_required", "invalid_grant", ""}}
 	f.how, f.reuse = "200 once the seller has reconnected: nobody has the living pair", 1
@@ -132,27 +99,11 @@ func otherKey(s *stage) {
 	s.caddy.reload(s.config())
 }
 
-// backUp copies the storage, and returns what puts the copy in its place.
-func (s *stage) backUp() (restore func()) {
-	s.t.Helper()
-	copied := filepath.Join(s.t.TempDir(), "back-up")
-	require.NoError(s.t, os.CopyFS(copied, os.DirFS(s.url("STORAGE"))))
-	return func() {
-		s.t.Helper()
-		require.NoError(s.t, os.Rename(s.url("STORAGE"), s.url("STORAGE")+".away"))
-		require.NoError(s.t, os.Rename(copied, s.url("STORAGE")))
-	}
-}
-
 func olderBackup(s *stage) {
 	s.running()
-	restore := s.backUp()
+	restore := s.engine.backUp()
 	require.Equal(s.t, ok, s.call(ended))
-	await(s.t, "the refresh has cleaned up behind it", func() bool {
-		state, err := s.store().Account(s.t.Context(), accountID(ended))
-		require.NoError(s.t, err)
-		return len(state.Pairs) == 1 && state.Pairs[0].Generation == 1 && len(state.Intents) == 0
-	})
+	s.settled(ended)
 	restore()
 	require.Equal(s.t, uint64(0), s.generation(ended))
 	s.order("later 1m")
@@ -163,7 +114,7 @@ func olderBackup(s *stage) {
 
 func olderBackupAtStart(s *stage) {
 	s.running()
-	restore := s.backUp()
+	restore := s.engine.backUp()
 	require.Equal(s.t, ok, s.call(ended))
 	s.caddy.stop()
 	restore()
@@ -171,16 +122,13 @@ func olderBackupAtStart(s *stage) {
 	s.look()
 }
 
-// unmounted is a folder without anything in it, though Caddy has just read it.
+// unmounted is a store without anything in it, though Caddy has just read it.
 func unmounted(s *stage) {
 	s.running()
-	away := s.url("STORAGE") + ".away"
-	require.NoError(s.t, os.Rename(s.url("STORAGE"), away))
-	require.NoError(s.t, os.Mkdir(s.url("STORAGE"), 0o700))
+	fill := s.engine.empty()
 	if s.orders != "" {
 		s.order("later 1m")
 	}
 	s.look()
-	require.NoError(s.t, os.RemoveAll(s.url("STORAGE")))
-	require.NoError(s.t, os.Rename(away, s.url("STORAGE")))
+	fill()
 }

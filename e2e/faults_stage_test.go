@@ -9,20 +9,20 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
-	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/caddystorage"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/postgres/postgrestest"
 )
 
 const day = 24 * time.Hour
@@ -42,14 +42,24 @@ type stage struct {
 	caddy  *caddy
 	caller *caller
 	orders string // the file that orders the faults of a faulty caddy
+	row    fault
+	engine engine
 
 	// What was seen while the fault lasted.
 	sawValid, sawEnded sees
 }
 
-func newStage(t *testing.T, f fault) *stage {
+func newStage(t *testing.T, f fault, on string) *stage {
 	t.Helper()
-	s := &stage{platform: newPlatform(t)}
+	s := &stage{platform: newPlatform(t), row: f}
+	s.engine = folder{s}
+	if on == onTables {
+		server := postgrestest.Shared
+		if f.server != nil {
+			server = f.server
+		}
+		s.engine = newTables(s, server(t))
+	}
 	s.front = &front{sandbox: s.provider}
 	server := httptest.NewServer(s.front)
 	t.Cleanup(server.Close)
@@ -70,6 +80,7 @@ func (s *stage) start(env ...string) {
 		t: s.t, home: home, config: filepath.Join(home, "Caddyfile"), admin: s.url("ADMIN"), log: new(transcript),
 		env: append(append(environment(home), s.secrets()...), "FAULTS="+s.orders, "SSL_CERT_FILE="+s.url("ROOTS")),
 	}
+	s.caddy.env = append(s.caddy.env, s.engine.env()...)
 	s.caddy.env = append(s.caddy.env, env...)
 	if s.orders != "" {
 		s.caddy.program = faultyBinary(s.t)
@@ -83,7 +94,7 @@ func (s *stage) start(env ...string) {
 func (s *stage) config() string {
 	config := s.caddyfile(sessionSite + egressSite)
 	config = strings.Replace(config, "api "+s.values["PROVIDER"], "api "+s.values["TOKENS"], 1)
-	config = strings.Replace(config, "encryption_key {env.MP_ENCRYPTION_KEY}", "encryption_key "+s.url("KEY"), 1)
+	config = strings.Replace(config, "encryption_key {env.MP_ENCRYPTION_KEY}\n", "encryption_key "+s.url("KEY")+"\n"+s.engine.option(), 1)
 	if s.orders != "" {
 		config = strings.Replace(config, "storage file_system", "storage faulty", 1)
 	}
@@ -123,7 +134,7 @@ func (s *stage) store() tokenstore.Store {
 	require.NoError(s.t, err)
 	keyring, err := secret.NewKeyring(key)
 	require.NoError(s.t, err)
-	return caddystorage.New(&certmagic.FileStorage{Path: s.url("STORAGE")}, keyring)
+	return s.engine.open(keyring)
 }
 
 func accountID(account sandbox.Account) tokenstore.AccountID {
@@ -141,16 +152,17 @@ func (s *stage) connected(account sandbox.Account, left time.Duration) {
 func (s *stage) keep(account sandbox.Account, authorization uint64, answer oauth.Answer, left time.Duration) {
 	s.t.Helper()
 	store, expires := s.store(), time.Now().Add(left)
+	// The connection first: an account without one is soon forgotten.
+	require.NoError(s.t, store.PutConnection(s.t.Context(), tokenstore.Connection{
+		ID: "connection-" + id(account), Application: "default", Seller: id(account), Account: accountID(account),
+		Authorization: authorization, CreatedAt: expires.Add(-180 * day),
+	}))
 	require.NoError(s.t, store.AddPair(s.t.Context(), accountID(account), tokenstore.Pair{
 		PairID: tokenstore.PairID{
 			Authorization: authorization, Hash: tokenstore.HashPair(answer.AccessToken, answer.RefreshToken),
 		},
 		AccessToken: answer.AccessToken, RefreshToken: answer.RefreshToken, PublicKey: answer.PublicKey, Scope: answer.Scope,
 		ObtainedAt: expires.Add(-180 * day), ExpiresAt: expires,
-	}))
-	require.NoError(s.t, store.PutConnection(s.t.Context(), tokenstore.Connection{
-		ID: "connection-" + id(account), Application: "default", Seller: id(account), Account: accountID(account),
-		Authorization: authorization, CreatedAt: expires.Add(-180 * day),
 	}))
 }
 
@@ -297,4 +309,31 @@ func (f *front) set(d distortion) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.distort = d
+}
+
+// toldOnce requires that the operator was told once of a store that cannot be
+// used, and once that it can again; and so of the listener.
+func (s *stage) toldOnce() {
+	s.t.Helper()
+	of := func(name string) (n int) {
+		log := s.caddy.log.String()
+		started := max(0, strings.LastIndex(log, `"msg":"using config from file"`))
+		for line := range strings.Lines(log[started:]) {
+			if strings.Contains(line, `"msg":"`+name+`"`) && !strings.Contains(line, notTaken) && !strings.Contains(line, "the store lost a pair") && !strings.Contains(line, `"reason":"provider"`) {
+				n++
+			}
+		}
+		return n
+	}
+	await(s.t, "the listener listens", func() bool { return of("not_listening") == of("listening") })
+	if s.row.ended == either {
+		return // once for each time that it begins
+	}
+	require.LessOrEqual(s.t, of("not_listening"), 1)
+	if slices.Contains(append(slices.Clone(s.row.told), s.row.may...), recovered) {
+		await(s.t, "the store is told to work again", func() bool { return of("alarm") == of("recovered") })
+		require.LessOrEqual(s.t, of("recovered"), 1)
+	} else {
+		require.Zero(s.t, of("recovered"))
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
 // running brings up a caddy that serves the first seller from memory, and lets
@@ -18,10 +19,24 @@ import (
 func (s *stage) running() {
 	s.t.Helper()
 	s.connected(valid, 100*day)
+	_, schedules := s.store().(tokenstore.Scheduler)
+	if schedules {
+		s.unnoticed(ended)
+	}
 	s.start()
 	require.Equal(s.t, ok, s.call(valid))
 	await(s.t, "the first walk through the store is over", func() bool { return len(s.events("renewals")) > 0 })
-	s.connected(ended, -day)
+	if !schedules {
+		s.connected(ended, -day)
+	}
+}
+
+// unnoticed makes an account one whose token ended a day ago, and that no caddy
+// comes by in the next minutes but for a caller.
+func (s *stage) unnoticed(account sandbox.Account) {
+	s.t.Helper()
+	s.connected(account, -day)
+	require.NoError(s.t, s.store().(tokenstore.Scheduler).Schedule(s.t.Context(), accountID(account), later()))
 }
 
 // whileRunning plays a storage that does as the lines say.
@@ -90,18 +105,27 @@ func (s *stage) answeredInto(trouble func()) {
 	require.Equal(s.t, 1, s.refreshes())
 }
 
-func troubled(text string) []told { return []told{{"error", "alarm", "store", text}} }
+// alarmed is what the operator is told of what a store holds.
+func alarmed(text string) []told { return []told{{"error", "alarm", "store", text}} }
+
+// recovered is what the operator is told when a store can be used again.
+var recovered = told{"info", "recovered", "store", ""}
+
+// troubled is what the operator is told of a store that cannot be used, once each
+// way.
+func troubled(text string) []told { return append(alarmed(text), recovered) }
 
 const (
 	notPosted = "refreshed once the store is back; nothing was asked for that could not be saved"
 	savedLate = "with the pair that came, saved when the store was back"
+	notTaken  = "the store does not take a new pair"
 )
 
 func storeFaults() []fault {
 	var all []fault
 	add := func(name, when, text string, play func(*stage)) *fault {
 		all = append(all, fault{
-			area: "Store", name: name, when: when, faulty: true, play: play,
+			area: "Store", name: name, when: when, faulty: true, play: play, only: onFolder,
 			valid: ok, ended: broken, told: troubled(text), after: ok, how: notPosted,
 		})
 		return &all[len(all)-1]
@@ -147,8 +171,8 @@ func storeFaults() []fault {
 		{"everything fails", "* error EIO"},
 		{"everything hangs", "* hang"},
 	} {
-		f := add(of.name, posted, "the store does not take a new pair", duringRefresh(of.line))
-		f.ended, f.how = ok, savedLate
+		f := add(of.name, posted, notTaken, duringRefresh(of.line))
+		f.ended, f.told, f.how = ok, alarmed(notTaken), savedLate
 	}
 	f = add("writes fail, and the folder for what could not be saved is unusable", posted, "spilling a pair", func(s *stage) {
 		s.answeredInto(func() {
@@ -160,15 +184,15 @@ func storeFaults() []fault {
 		})
 		s.order()
 	})
-	f.ended, f.how = ok, savedLate
-	f = add("writes fail, and caddy is killed", posted, "the store does not take a new pair", func(s *stage) {
+	f.ended, f.told, f.how = ok, alarmed("spilling a pair"), savedLate
+	f = add("writes fail, and caddy is killed", posted, notTaken, func(s *stage) {
 		s.answeredInto(func() { s.order("store error EIO") })
-		s.told(troubled("the store does not take a new pair")[0])
+		s.told(alarmed(notTaken)[0])
 		s.caddy.kill()
 		s.order()
 		s.caddy.start()
 	})
-	f.ended, f.how = ok, "with the pair that came, found in the folder for what could not be saved"
+	f.ended, f.told, f.how = ok, alarmed(notTaken), "with the pair that came, found in the folder for what could not be saved"
 	return all
 }
 

@@ -7,11 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/postgres/postgrestest"
 )
 
 // fault is a row of the matrix: what goes wrong, and what everybody sees of it.
@@ -19,6 +22,12 @@ type fault struct {
 	area, name, when string
 	// faulty has it played with a storage and a clock that obey the test.
 	faulty bool
+	// only is the one store that it is played on, where it makes sense on no other.
+	// A row in which the store matters is played on both, whatever the time.
+	only    string
+	matters bool
+	// server makes the server that is played on, where it is one of its own.
+	server func(testing.TB) *postgrestest.Server
 	// play lets it happen, looks at both sellers meanwhile, and mends it.
 	play func(*stage)
 
@@ -26,8 +35,9 @@ type fault struct {
 	// and of one who has nothing valid left.
 	valid, ended sees
 	// told is what the operator sees, beside "no token for a request" with every
-	// 503. No other alarm may sound.
-	told []told
+	// 503. No other alarm may sound, but for those of may, which depend on what is
+	// under way when it goes wrong.
+	told, may []told
 	// after is what the second seller's callers see in the end, and then how it
 	// came to that.
 	after sees
@@ -57,6 +67,8 @@ const providersOwn = "passed on"
 
 func (s sees) String() string {
 	switch {
+	case s == either:
+		return ok.String() + " or " + broken.String()
 	case s.code == providersOwn:
 		return fmt.Sprintf("%d, passed on", s.status)
 	case s.code == "":
@@ -91,18 +103,40 @@ func TestNoFaultLosesASeller(t *testing.T) {
 	t.Logf("\n%s", table(matrix))
 	free := make(chan struct{}, atOnce)
 	var rows sync.WaitGroup
-	for _, f := range matrix {
-		rows.Go(func() {
-			free <- struct{}{}
-			defer func() { <-free }()
-			t.Run(f.area+"/"+f.name+", "+f.when, f.test)
-		})
+	for n, f := range matrix {
+		for _, on := range f.stores(n) {
+			rows.Go(func() {
+				free <- struct{}{}
+				defer func() { <-free }()
+				t.Run(f.area+"/"+f.name+", "+f.when+", on "+on, func(t *testing.T) { f.test(t, on) })
+			})
+		}
 	}
 	rows.Wait()
 }
 
-func (f fault) test(t *testing.T) {
-	s := newStage(t, f)
+// The stores that rows are played on.
+const (
+	onFolder = "files"
+	onTables = "PostgreSQL"
+)
+
+// stores are those that a row is played on. With FAULTS=all it is every one on
+// which it makes sense; otherwise PostgreSQL has a part of the rows in which the
+// store hardly matters.
+func (f fault) stores(n int) []string {
+	const part = 6
+	switch {
+	case f.only != "":
+		return []string{f.only}
+	case f.matters || n%part == 0 || os.Getenv("FAULTS") == "all":
+		return []string{onFolder, onTables}
+	}
+	return []string{onFolder}
+}
+
+func (f fault) test(t *testing.T, on string) {
+	s := newStage(t, f, on)
 	f.play(s)
 	require.Equal(t, f.valid.String(), s.sawValid.String(), "what callers of a seller with a valid token see")
 	require.Equal(t, f.ended.String(), s.sawEnded.String(), "what callers of a seller with nothing valid left see")
@@ -111,6 +145,7 @@ func (f fault) test(t *testing.T) {
 	for _, e := range f.told {
 		s.told(e)
 	}
+	s.toldOnce()
 	require.Equal(t, f.reuse, s.provider.Stats().RefreshReuse, "refresh tokens that came again")
 	for _, name := range []string{"alarm", "reconnect_required"} {
 		for _, line := range s.events(name) {
@@ -124,12 +159,7 @@ func (f fault) test(t *testing.T) {
 }
 
 func (f fault) tells(line string) bool {
-	for _, e := range f.told {
-		if e.in(line) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(append(slices.Clone(f.told), f.may...), func(e told) bool { return e.in(line) })
 }
 
 func table(matrix []fault) string {
@@ -150,6 +180,9 @@ func (f fault) log() string {
 	var lines []string
 	for _, e := range f.told {
 		lines = append(lines, e.String())
+	}
+	for _, e := range f.may {
+		lines = append(lines, "perhaps "+e.String())
 	}
 	switch {
 	case lines != nil:
@@ -220,5 +253,6 @@ func faults() []fault {
 	all = append(all, apiFaults()...)
 	all = append(all, storeFaults()...)
 	all = append(all, recordFaults()...)
-	return append(all, clockFaults()...)
+	all = append(all, clockFaults()...)
+	return append(all, postgresFaults()...)
 }

@@ -39,6 +39,7 @@ type platform struct {
 	provider *sandbox.Sandbox
 	app      *upstream
 	values   map[string]string // of $NAMES in Caddyfiles
+	accounts []sandbox.Account // that can consent, where it is not the stand-in's own
 }
 
 func newPlatform(t *testing.T) *platform {
@@ -56,7 +57,7 @@ func newPlatform(t *testing.T) *platform {
 func (p *platform) open() {
 	p.t.Helper()
 	p.values["CALLBACK"] = p.values["SHOP"] + "/connect/callback"
-	p.provider = sandbox.New(sandbox.Options{Applications: []sandbox.Application{{
+	p.provider = sandbox.New(sandbox.Options{Accounts: p.accounts, Applications: []sandbox.Application{{
 		Name: "Casa Lapacho", ClientID: clientID, ClientSecret: clientSecret, PKCE: true,
 		RedirectURIs: []string{p.values["CALLBACK"]},
 	}}})

@@ -269,21 +269,6 @@ func TestAnOpenBreakerStopsTheApplicationsOwnTokenToo(t *testing.T) {
 	})
 }
 
-func TestAStoreThatFailsIsToldOnceAMinute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		i := newWorld(t).instance()
-		i.problem("shop-1")
-		i.store.set(failingOp("Connection"))
-		for range 100 {
-			require.Equal(t, ReasonStore, i.problem("shop-1").Reason)
-		}
-		require.Equal(t, 1, i.events.count(EventAlarm))
-		time.Sleep(time.Minute)
-		i.problem("shop-1")
-		require.Equal(t, 2, i.events.count(EventAlarm))
-	})
-}
-
 func TestANewerTokenFromElsewhereCountsAsNoRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -151,10 +151,9 @@ func (m *Manager) ending() bool {
 // realm is what is live about one store.
 type realm struct {
 	manager *Manager
-	// troubled is when the store was last reported as failing, in nanoseconds.
-	troubled atomic.Int64
-	entries  *otter.Cache[key, *entry]
-	loads    group[key, *snapshot]
+	trouble trouble
+	entries *otter.Cache[key, *entry]
+	loads   group[key, *snapshot]
 	// notices are the provider's, about accounts, that are being followed.
 	notices group[tokenstore.AccountID, struct{}]
 	queue   *queue

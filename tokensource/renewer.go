@@ -180,7 +180,7 @@ func (r *renewer) attend(ctx context.Context, app *application, it *item) plan {
 	s := r.source
 	o, err := s.open(ctx)
 	if err != nil {
-		return r.again(app, it, storeError(err))
+		return r.again(app, it, storeError(err), opening)
 	}
 	a := it.account
 	if a == nil {
@@ -190,12 +190,12 @@ func (r *renewer) attend(ctx context.Context, app *application, it *item) plan {
 	now := s.now()
 	switch {
 	case err != nil:
-		return r.again(app, it, storeError(err))
+		return r.again(app, it, storeError(err), looking(app, it.id))
 	case p.at.IsZero() || p.at.After(now):
 		return p
 	case orphan:
 		if err := s.abandon(ctx, o, app, a); err != nil {
-			return r.again(app, it, storeError(err))
+			return r.again(app, it, storeError(err), abandoning(app, it.id))
 		}
 		return plan{}
 	}
@@ -203,8 +203,8 @@ func (r *renewer) attend(ctx context.Context, app *application, it *item) plan {
 }
 
 // again puts off an account that could not be read or forgotten.
-func (r *renewer) again(app *application, it *item, failure *Error) plan {
-	r.source.troubled(app, failure)
+func (r *renewer) again(app *application, it *item, failure *Error, trying func(context.Context, *Source) error) plan {
+	r.source.troubled(app, failure, trying)
 	it.tries++
 	wait := min(storeRetry<<min(it.tries, 10), time.Hour)
 	wait = max(failure.RetryAfter, wait/2+rand.N(wait/2))

@@ -15,6 +15,9 @@ const (
 	// openWait bounds one try to open the store; it holds the wait for the
 	// flights of another store.
 	openWait = drainWait + 30*time.Second
+	// mostOpenPause bounds the growing pauses between tries to open a store that is
+	// down: nobody is served until one succeeds.
+	mostOpenPause = 15 * time.Second
 	// replayWait is how long the first request waits for spilled pairs.
 	replayWait = 5 * time.Second
 	// storeWait bounds a store operation on its own.
@@ -59,6 +62,7 @@ type application struct {
 // nothing.
 func (m *Manager) Source(config Config) *Source {
 	s := &Source{config: config, manager: m, applications: make(map[string]*application, len(config.Applications))}
+	s.broken.pauses = pausesBetween(time.Second, mostOpenPause)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.realm = m.realms[config.StoreID]

@@ -207,7 +207,7 @@ func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, 
 		if failure.Status != Connected {
 			return nil, failure
 		}
-		s.troubled(app, failure)
+		s.troubled(app, failure, loading(app, k))
 		e, ok := s.realm.entries.GetIfPresent(k)
 		if !ok {
 			return nil, failure
@@ -222,7 +222,7 @@ func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, 
 	})
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		err = storeError(err) // it hangs, and heeds no deadline
-		s.troubled(app, asError(err))
+		s.troubled(app, asError(err), loading(app, k))
 	}
 	return snap, err
 }
@@ -287,16 +287,4 @@ func (s *Source) vanished(ctx context.Context, store tokenstore.Store, k key) er
 		return fmt.Errorf("reading account %s: %w", a.id, err)
 	}
 	return wiped(ctx, store, &state)
-}
-
-// troubled tells the operator, once a minute, that the store or its key cannot be
-// used. Sellers in memory are served meanwhile, so no request may show it.
-func (s *Source) troubled(app *application, failure *Error) {
-	now, last := s.now().UnixNano(), s.realm.troubled.Load()
-	if failure.Reason != ReasonStore || last != 0 && now-last < int64(time.Minute) && now >= last {
-		return
-	}
-	if s.realm.troubled.CompareAndSwap(last, now) {
-		s.observe(Event{Name: EventAlarm, Application: app.Name, Reason: ReasonStore, RetryAfter: failure.RetryAfter, Err: failure.Err})
-	}
 }

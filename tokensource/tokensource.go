@@ -203,6 +203,8 @@ const (
 	EventForgotten    = "forgotten" // an account that no connection pointed to for a day
 	EventRenewals     = "renewals"  // after each walk through the store
 	EventAlarm        = "alarm"
+	// EventRecovered ends an alarm about the store: it can be used again.
+	EventRecovered = "recovered"
 	// The store does not tell what other instances change, and does again. It is
 	// seen within 30 s all the same.
 	EventNotListening = "not_listening"

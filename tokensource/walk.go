@@ -94,7 +94,7 @@ func (r *renewer) insist(ctx context.Context, part func(context.Context, *opened
 			return true
 		}
 		for _, app := range r.byClient {
-			r.source.troubled(app, storeError(fmt.Errorf("walking through the store: %w", err)))
+			r.source.troubled(app, storeError(fmt.Errorf("walking through the store: %w", err)), walking)
 			break
 		}
 		if !r.source.manager.sleep(ctx, pauses.NextBackOff()) {
@@ -146,7 +146,7 @@ func (r *renewer) meet(ctx context.Context, o *opened, id tokenstore.AccountID) 
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			s.troubled(app, storeError(err))
+			s.troubled(app, storeError(err), looking(app, id))
 		}
 		// One account that cannot be read holds up no other.
 		p = plan{at: s.now().Add(storeRetry), renews: true}

@@ -79,8 +79,17 @@ func SealPair(k *secret.Keyring, p secret.Purpose, id AccountID, pair Pair) ([]b
 // OpenPair reads what [SealPair] made for the same purpose, and returns the
 // account and the pair. The error says what to do; it wraps a
 // [*secret.UnknownKeyError] where the record was sealed with a key that is not
-// configured, and [secret.ErrOpen] where it was altered or moved.
+// configured, and [secret.ErrOpen] where it was altered or moved. It is an
+// [*UnreadableError] in any case.
 func OpenPair(k *secret.Keyring, p secret.Purpose, record []byte) (AccountID, Pair, error) {
+	id, pair, err := openPair(k, p, record)
+	if err != nil {
+		return AccountID{}, Pair{}, &UnreadableError{Err: err}
+	}
+	return id, pair, nil
+}
+
+func openPair(k *secret.Keyring, p secret.Purpose, record []byte) (AccountID, Pair, error) {
 	r, err := parsePairRecord(record)
 	if err != nil {
 		return AccountID{}, Pair{}, err

@@ -28,6 +28,16 @@ var (
 	ErrConsumed = errors.New("consumed before")
 )
 
+// UnreadableError is of a store that works, and a record in it that is of no use as
+// it is: damaged, lost, of a later version, or sealed with a key that is not
+// configured. Its text is that of Err.
+type UnreadableError struct{ Err error }
+
+func (e *UnreadableError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *UnreadableError) Unwrap() error { return e.Err }
+
 // AccountID names one Mercado Pago account that authorized an application.
 type AccountID struct {
 	// ClientID is the application's number at the provider.

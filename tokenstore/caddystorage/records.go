@@ -96,7 +96,7 @@ func (r *records) get(ctx context.Context, key string, value any) error {
 		return err
 	}
 	if err := parse(raw, key, value); err != nil {
-		return fmt.Errorf("reading %s: %w", key, err)
+		return &tokenstore.UnreadableError{Err: fmt.Errorf("reading %s: %w", key, err)}
 	}
 	return nil
 }

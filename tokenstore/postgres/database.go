@@ -247,7 +247,8 @@ func backend(ctx context.Context, conn *pgx.Conn) (string, error) {
 func (d *Database) sql(statement string) string { return d.names.Replace(statement) }
 
 // do runs an operation, and once more if the connection that it was given turned
-// out to be broken: after a restart of the server all of the pool's are.
+// out to be broken. After a restart of the server all of the pool's are: the second
+// one is new.
 func (d *Database) do(ctx context.Context, what string, op func(ctx context.Context, pool *pgxpool.Pool) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -255,6 +256,7 @@ func (d *Database) do(ctx context.Context, what string, op func(ctx context.Cont
 	pool := d.opened.Load()
 	err := op(ctx, pool)
 	if broken(err) && ctx.Err() == nil {
+		pool.Reset()
 		err = op(ctx, pool)
 	}
 	return d.failure(ctx, what, err)
