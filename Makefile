@@ -36,9 +36,10 @@ test: e2e/node_modules/.installed ## Run all tests with the race detector, in a 
 	cd tools && $(TESTENV) go test ./...
 	cd e2e && $(TESTENV) go test -race -timeout 20m -count=1 ./...
 
-soak: setup ## Search for hours: random INTERLEAVINGS (1000000), REQUESTS (10000000) and KILLS (10000)
+soak: setup ## Search for hours: random INTERLEAVINGS (1000000), REQUESTS (10000000), all faults, and KILLS (10000) on each store
 	MODEL_CHECKS=$$(( $(or $(INTERLEAVINGS),1000000) / 5 )) go test -timeout 0 -count 1 -v -run '$(MODEL)' ./tokensource/
 	REQUESTS=$(or $(REQUESTS),10000000) $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestEveryAnswerIsTheRightSellersOrAnError$$' .
+	cd e2e && FAULTS=all $(TESTENV) go test -timeout 0 -count 1 -run '^TestNoFaultLosesASeller$$' .
 	cd e2e && KILLS=$(or $(KILLS),10000) KILL_FOR=$(KILL_FOR) $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestNoSellerIsLostToKills$$' .
 
 build: caddy ## Build ./caddy: Caddy with this plugin
