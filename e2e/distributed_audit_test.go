@@ -1,0 +1,199 @@
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
+)
+
+// isSaved tells whether the store has a pair that the provider gave, or a higher
+// one in its place.
+func (w *distributedWorld) isSaved(p *obtained) bool {
+	state, err := w.store.Account(context.Background(), p.shop.account)
+	return err == nil && (has(&state, p) || w.observed.livingOf(p.shop) != p)
+}
+
+func has(state *tokenstore.Account, p *obtained) bool {
+	return slices.ContainsFunc(state.Living(), func(q tokenstore.Pair) bool { return q.Hash == p.hash })
+}
+
+// audit is the reckoning when all is quiet.
+func (w *distributedWorld) audit() {
+	w.t.Helper()
+	w.auditServing()
+	w.auditStore()
+	w.auditProvider()
+}
+
+// auditServing asks for every seller: who is connected is served with the own token,
+// and who was disconnected is refused. Under the race detector, which makes all of
+// it several times slower, one instance after the other is asked, and all of them
+// for some.
+func (w *distributedWorld) auditServing() {
+	w.t.Helper()
+	var all sync.WaitGroup
+	asked := make([]int, len(w.instances))
+	for at, i := range w.instances {
+		var shops []*shop
+		for n, s := range w.shops {
+			if !raceEnabled || n < crowdFrom || n%10 == 0 || n%len(w.instances) == at {
+				shops = append(shops, s)
+			}
+		}
+		asked[at] = len(shops)
+		all.Go(func() {
+			w.atOnce(shops, func(_ int, s *shop) error {
+				want := gotServed
+				if w.gone[s] {
+					want = "403 not_connected"
+				}
+				// A pair that was posted in vain is left alone for a while.
+				return w.comesTo(i, s, want, settles+patience)
+			})
+		})
+	}
+	all.Wait()
+	w.tell("every seller is served with its own token, but for %d that were disconnected: the instances were asked for %v of %d", len(w.gone), asked, len(w.shops))
+}
+
+// auditStore looks for the living pair of everybody who is connected.
+func (w *distributedWorld) auditStore() {
+	w.t.Helper()
+	ctx := context.Background()
+	w.atOnce(w.shops, func(_ int, s *shop) error {
+		connection, err := w.store.Connection(ctx, "default", s.name)
+		if w.gone[s] {
+			if !errors.Is(err, tokenstore.ErrNotFound) {
+				return fmt.Errorf("was disconnected, and has a connection: %w", err)
+			}
+			return nil
+		}
+		if err != nil || connection.Account != s.account {
+			return fmt.Errorf("lost: its connection is %v: %w", connection.Account, err)
+		}
+		// A pair is saved before anyone uses it, and what a reload or a renewal gave a
+		// moment ago is on its way.
+		var state tokenstore.Account
+		for patient := time.Now().Add(patience); ; {
+			if state, err = w.store.Account(ctx, s.account); err == nil && has(&state, w.observed.livingOf(s)) {
+				return nil
+			}
+			if time.Now().After(patient) {
+				return fmt.Errorf("lost: the store has %v, and not the pair that lives: %w", idsOf(state.Pairs), err)
+			}
+			pause(ctx, 100*time.Millisecond)
+		}
+	})
+	w.tell("the store has the living pair of everybody who is connected")
+}
+
+// auditProvider looks what refresh tokens were posted: each is answered once at the
+// most, and comes again only where it was never carried out and whoever posted it
+// was cut off or killed.
+func (w *distributedWorld) auditProvider() {
+	o := w.observed
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, p := range o.byRefresh {
+		last := time.Time{}
+		for n, posted := range p.posts {
+			switch {
+			case n > 0 && p.posts[n-1].outcome != dropped:
+				w.fail("the refresh token of %s was posted again after it was %s: %v", p.shop.name, p.posts[n-1].outcome, storyOf(p))
+			case n > 0 && posted.at.Sub(last) < deadline:
+				w.fail("the refresh token of %s was posted again after %v: %v", p.shop.name, posted.at.Sub(last), storyOf(p))
+			}
+			last = posted.at
+		}
+	}
+	if reused := o.sandbox.Stats().RefreshReuse; reused != 0 {
+		w.fail("%d refresh tokens were posted after they were spent", reused)
+	}
+}
+
+func storyOf(p *obtained) string {
+	var parts []string
+	for _, posted := range p.posts {
+		parts = append(parts, fmt.Sprintf("%s %s by %s", posted.at.Format("15:04:05.000"), posted.outcome, posted.by))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// report is the reckoning in numbers.
+func (w *distributedWorld) report() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var text strings.Builder
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(&text, "%-40s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	requests := 0
+	for _, kinds := range w.answers {
+		for _, n := range kinds {
+			requests += n
+		}
+	}
+	row("sellers, of them disconnected", "%d, %d", len(w.shops), len(w.gone))
+	row("requests under load", "%d", requests)
+	for _, name := range slices.Sorted(maps.Keys(w.answers)) {
+		row("  "+name, "%s", countsOf(w.answers[name]))
+	}
+	w.reportProvider(row)
+	for _, kind := range slices.Sorted(maps.Keys(w.disconnects)) {
+		delays := w.disconnects[kind]
+		slices.Sort(delays)
+		row("disconnects, "+kind, "%d; honoured everywhere after %v (median), %v (most)",
+			len(delays), delays[len(delays)/2].Round(time.Millisecond), delays[len(delays)-1].Round(time.Millisecond))
+	}
+	row("what may not be", "%d", w.wrong)
+	row("took", "%v", time.Since(w.began).Round(time.Second))
+	return text.String()
+}
+
+func (w *distributedWorld) reportProvider(row func(name, format string, args ...any)) {
+	o := w.observed
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	posted, posts, all, twice := 0, 0, 0, 0
+	stranded := make(map[string][]string)
+	for _, p := range o.byRefresh {
+		if len(p.posts) == 0 {
+			continue
+		}
+		posted++
+		posts += len(p.posts)
+		done := 0
+		for _, one := range p.posts {
+			switch one.outcome {
+			case carried:
+				done++
+			case dropped:
+				stranded[one.by] = append(stranded[one.by], p.shop.name)
+			}
+		}
+		all += done
+		if done > 1 {
+			twice++
+		}
+	}
+	row("pairs refreshed, token requests", "%d, %d", posted, posts)
+	row("  carried out; of one pair twice", "%d; %d", all, twice)
+	for _, name := range slices.Sorted(maps.Keys(stranded)) {
+		slices.Sort(stranded[name])
+		row("  of "+name+", never carried out", "%d: %s", len(stranded[name]), strings.Join(stranded[name], " "))
+	}
+	injected := 0
+	for _, n := range o.injected {
+		injected += n
+	}
+	row("requests that came with a token", "%d, with another seller's %d", injected, o.astray)
+}
