@@ -45,7 +45,7 @@ func (w *distributedWorld) auditServing() {
 	for at, i := range w.instances {
 		var shops []*shop
 		for n, s := range w.shops {
-			if !raceEnabled || n < crowdFrom || n%10 == 0 || n%len(w.instances) == at {
+			if !raceEnabled || n < crowdFrom || n%50 == 0 || n%len(w.instances) == at {
 				shops = append(shops, s)
 			}
 		}

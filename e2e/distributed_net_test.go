@@ -48,7 +48,7 @@ func inOwnNetwork(t *testing.T) bool {
 	defer cancel()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	c := exec.CommandContext(ctx, self, "-test.run=^"+t.Name()+"$", "-test.timeout="+insideFor.String()) //nolint:gosec // it is this program
+	c := exec.CommandContext(ctx, self, "-test.run=^"+t.Name()+"$", "-test.timeout="+insideFor.String())
 	c.Env = append(os.Environ(), inside+"=yes", builtBefore+"="+binary)
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
@@ -124,7 +124,7 @@ func ip(args string) error {
 	if _, err := exec.LookPath(program); err != nil {
 		program = "/usr/sbin/ip" // which is in root's path alone
 	}
-	out, err := exec.Command(program, strings.Fields(args)...).CombinedOutput() //nolint:gosec // our own arguments
+	out, err := exec.Command(program, strings.Fields(args)...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("ip %s: %w: %s", args, err, bytes.TrimSpace(out))
 	}
