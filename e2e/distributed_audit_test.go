@@ -15,15 +15,20 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
-// isSaved tells whether the store has a pair that the provider gave, or a higher
-// one in its place.
-func (w *distributedWorld) isSaved(p *obtained) bool {
-	state, err := w.store.Account(context.Background(), p.shop.account)
-	return err == nil && (has(&state, p) || w.observed.livingOf(p.shop) != p)
-}
-
-func has(state *tokenstore.Account, p *obtained) bool {
-	return slices.ContainsFunc(state.Living(), func(q tokenstore.Pair) bool { return q.Hash == p.hash })
+// saved waits until the store has the pair that the provider gave a seller last: it
+// may have been given a moment ago.
+func (w *distributedWorld) saved(s *shop) error {
+	for patient := time.Now().Add(patience); ; {
+		state, err := w.store.Account(context.Background(), s.account)
+		living := w.observed.livingOf(s)
+		if err == nil && slices.ContainsFunc(state.Living(), func(p tokenstore.Pair) bool { return p.Hash == living.hash }) {
+			return nil
+		}
+		if time.Now().After(patient) {
+			return fmt.Errorf("the store has %v, and not the pair that lives, %.8s, given to %q: %v", idsOf(state.Pairs), living.hash, living.to, err)
+		}
+		pause(w.t.Context(), 100*time.Millisecond)
+	}
 }
 
 // audit is the reckoning when all is quiet.
@@ -73,25 +78,14 @@ func (w *distributedWorld) auditStore() {
 		connection, err := w.store.Connection(ctx, "default", s.name)
 		if w.gone[s] {
 			if !errors.Is(err, tokenstore.ErrNotFound) {
-				return fmt.Errorf("was disconnected, and has a connection: %w", err)
+				return fmt.Errorf("was disconnected, and has a connection: %v", err)
 			}
 			return nil
 		}
 		if err != nil || connection.Account != s.account {
-			return fmt.Errorf("lost: its connection is %v: %w", connection.Account, err)
+			return fmt.Errorf("lost: its connection is %v: %v", connection.Account, err)
 		}
-		// A pair is saved before anyone uses it, and what a reload or a renewal gave a
-		// moment ago is on its way.
-		var state tokenstore.Account
-		for patient := time.Now().Add(patience); ; {
-			if state, err = w.store.Account(ctx, s.account); err == nil && has(&state, w.observed.livingOf(s)) {
-				return nil
-			}
-			if time.Now().After(patient) {
-				return fmt.Errorf("lost: the store has %v, and not the pair that lives: %w", idsOf(state.Pairs), err)
-			}
-			pause(ctx, 100*time.Millisecond)
-		}
+		return w.saved(s)
 	})
 	w.tell("the store has the living pair of everybody who is connected")
 }

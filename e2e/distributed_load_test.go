@@ -195,6 +195,22 @@ func (w *distributedWorld) part(by *instance, s *shop, every, idle time.Duration
 	return p
 }
 
+// partAll has one instance disconnect sellers, all at once. With resting, the second
+// half of them is not asked for before memory has ended.
+func (w *distributedWorld) partAll(by *instance, shops []*shop, resting bool) []*parting {
+	all := make([]*parting, len(shops))
+	var done sync.WaitGroup
+	for n, s := range shops {
+		idle := time.Duration(0)
+		if resting && n >= len(shops)/2 {
+			idle = memoryLasts + time.Second
+		}
+		done.Go(func() { all[n] = w.part(by, s, 200*time.Millisecond, idle) })
+	}
+	done.Wait()
+	return all
+}
+
 // watch asks one instance for a seller until it refuses to serve.
 func (w *distributedWorld) watch(p *parting, i *instance, gone <-chan struct{}) {
 	if p.idle > 0 {

@@ -233,16 +233,16 @@ func (o *observed) heldAt(g *barrier) (shops []*shop) {
 // let lets the refresh of a seller pass a barrier.
 func (o *observed) let(g *barrier, s *shop) { close(o.waiting(g, s)) }
 
-// givenTo are the living pairs that an instance was given.
-func (o *observed) givenTo(by string) (pairs []*obtained) {
+// givenTo are the sellers whose living pair an instance was given.
+func (o *observed) givenTo(by string) (shops []*shop) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, p := range o.living {
+	for s, p := range o.living {
 		if p.to == by {
-			pairs = append(pairs, p)
+			shops = append(shops, s)
 		}
 	}
-	return pairs
+	return shops
 }
 
 // refuses notes that an instance has refused a seller who was disconnected.

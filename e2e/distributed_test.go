@@ -76,9 +76,7 @@ func (w *distributedWorld) posts(i *instance, sellers ...*shop) (g *barrier, ask
 	g, asked = w.observed.hold(i.name), new(sync.WaitGroup)
 	// What was answered before is to be saved: an answer on its way dies with whom it
 	// goes to, and nobody can prevent that.
-	for _, p := range w.observed.givenTo(i.name) {
-		await(w.t, "what "+i.name+" was given is saved", func() bool { return w.isSaved(p) })
-	}
+	w.atOnce(w.observed.givenTo(i.name), func(_ int, s *shop) error { return w.saved(s) })
 	for _, s := range sellers {
 		asked.Go(func() { _ = w.ask(i.beside, s, false) })
 		await(w.t, "the refresh of "+s.name+" is at the provider", func() bool { return w.observed.holds(g, s) })
@@ -96,6 +94,7 @@ func (w *distributedWorld) kill(i *instance) {
 	w.observed.open(i.name)
 	w.tell("%s is killed while %d refreshes are at the provider, that of %s among them; none is carried out", i.name, len(w.observed.heldAt(g)), lost.name)
 	w.strands(g, i)
+	w.aside.Go(func() { w.rescues(w.instances[0], lost) })
 	i.launch()
 	i.serves()
 	w.tell("%s is back", i.name)
@@ -121,6 +120,16 @@ func (w *distributedWorld) strands(g *barrier, i *instance) {
 			w.tell("%s was asked for those of %s, and did not ask the provider again: %s", other.name, i.name, countsOf(answers))
 		})
 	}
+}
+
+// rescues waits until an instance serves a seller whose refresh died with another.
+func (w *distributedWorld) rescues(i *instance, s *shop) {
+	died := time.Now()
+	if err := w.comesTo(i, s, gotServed, settles+patience); err != nil {
+		w.fail("%s: %v", s.name, err)
+		return
+	}
+	w.tell("%s serves %s again, %v after its refresh died: the provider was asked anew", i.name, s.name, time.Since(died).Round(time.Second))
 }
 
 // disconnectWhileAllListen disconnects sellers, each by another instance.
@@ -151,13 +160,7 @@ func (w *distributedWorld) disconnectWhileOneIsDeaf(deaf, by *instance) (all []*
 	await(w.t, deaf.name+" does not listen any more", func() bool { return strings.Contains(deaf.log.String(), `"msg":"not_listening"`) })
 	w.tell("%s does not hear of changes any more: what listens is cut", deaf.name)
 	w.acquaint(w.shops[listenerDown : listenerDown+partings])
-	for n := range partings {
-		idle := time.Duration(0)
-		if n >= partings/2 {
-			idle = memoryLasts + time.Second
-		}
-		all = append(all, w.part(by, w.shops[listenerDown+n], 200*time.Millisecond, idle))
-	}
+	all = w.partAll(by, w.shops[listenerDown:listenerDown+partings], true)
 	w.tell("%d sellers are disconnected by %s", len(all), by.name)
 	return all
 }
@@ -211,10 +214,12 @@ func (w *distributedWorld) cutOff(i *instance) (unheard []*parting, mended time.
 	await(w.t, "the provider has answered", func() bool { return w.observed.livingOf(dark).to == i.name })
 	w.tell("the provider carries out the refresh of %s, and answers into the dark; the others it does not", dark.name)
 	w.strands(g, i)
-	unheard = w.disconnectBehindItsBack(i)
+	w.aside.Go(func() { w.rescues(w.instances[0], taken) })
+	behind := make(chan []*parting, 1)
+	go func() { behind <- w.disconnectBehindItsBack(i) }()
 	// It is asked from beside it: nobody else reaches it.
 	kept := 0
-	for time.Since(cut) < cutFor {
+	for time.Since(cut) < cutFor || kept == 0 && time.Since(cut) < 2*cutFor {
 		s := warm[w.random.n(len(warm))]
 		kind := w.ask(i.beside, s, false)
 		w.count(i.name+", cut off", kind, s)
@@ -231,7 +236,7 @@ func (w *distributedWorld) cutOff(i *instance) (unheard []*parting, mended time.
 		w.fail("%s served nobody while it was cut off", i.name)
 	}
 	w.aside.Go(asked.Wait)
-	return unheard, mended
+	return <-behind, mended
 }
 
 // reunite waits until an instance that is back on the net knows what it missed, and
@@ -243,13 +248,15 @@ func (w *distributedWorld) reunite(i *instance, unheard []*parting, mended time.
 		w.fail("an instance that was cut off honoured disconnects %v after it was back", delays)
 	}
 	dark := w.shops[inTheDark]
-	await(w.t, dark.name+" is saved", func() bool { return w.isSaved(w.observed.livingOf(dark)) })
+	if err := w.saved(dark); err != nil {
+		w.fail("%s: %v", dark.name, err)
+	}
 	w.tell("%s has saved the answer that was sent into the dark: nobody asked again", i.name)
 }
 
 // warm are sellers that an instance has in memory, with tokens that live long.
 func (w *distributedWorld) warm(i *instance) (shops []*shop) {
-	for n := crowdFrom + 2; len(shops) < 40; n += 40 {
+	for n := crowdFrom + 2; n < len(w.shops) && len(shops) < 40; n += 40 {
 		shops = append(shops, w.shops[n])
 	}
 	w.meets(i, shops)
@@ -260,9 +267,7 @@ func (w *distributedWorld) warm(i *instance) (shops []*shop) {
 // cannot hear.
 func (w *distributedWorld) disconnectBehindItsBack(cut *instance) (all []*parting) {
 	by := w.instances[len(w.instances)-1]
-	for n := range partings {
-		all = append(all, w.part(by, w.shops[whileCut+n], 200*time.Millisecond, 0))
-	}
+	all = w.partAll(by, w.shops[whileCut:whileCut+partings], false)
 	w.tell("%d sellers are disconnected by %s, of which %s cannot hear", len(all), by.name, cut.name)
 	return all
 }

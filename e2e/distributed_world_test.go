@@ -141,6 +141,10 @@ func newDistributedWorld(t *testing.T, sellers int) *distributedWorld {
 func (w *distributedWorld) tell(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.write(format, args...)
+}
+
+func (w *distributedWorld) write(format string, args ...any) {
 	line := fmt.Sprintf("%+7.1fs  %s\n", time.Since(w.began).Seconds(), fmt.Sprintf(format, args...))
 	fmt.Print(line)
 	w.said.WriteString(line)
@@ -151,6 +155,7 @@ func (w *distributedWorld) fail(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.wrong++; w.wrong <= mostTold {
+		w.write("WRONG: "+format, args...)
 		w.t.Errorf(format, args...)
 	}
 }
