@@ -24,8 +24,11 @@ func (w *distributedWorld) saved(s *shop) error {
 		if err == nil && slices.ContainsFunc(state.Living(), func(p tokenstore.Pair) bool { return p.Hash == living.hash }) {
 			return nil
 		}
-		if time.Now().After(patient) {
-			return fmt.Errorf("the store has %v, and not the pair that lives, %.8s, given to %q: %v", idsOf(state.Pairs), living.hash, living.to, err)
+		switch late := time.Now().After(patient); {
+		case late && err != nil:
+			return fmt.Errorf("the account cannot be read: %w", err)
+		case late:
+			return fmt.Errorf("lost: the store has %v, and not the pair that lives, %.8s, given to %q", idsOf(state.Pairs), living.hash, living.to)
 		}
 		pause(w.t.Context(), 100*time.Millisecond)
 	}
@@ -76,14 +79,15 @@ func (w *distributedWorld) auditStore() {
 	ctx := context.Background()
 	w.atOnce(w.shops, func(_ int, s *shop) error {
 		connection, err := w.store.Connection(ctx, "default", s.name)
-		if w.gone[s] {
-			if !errors.Is(err, tokenstore.ErrNotFound) {
-				return fmt.Errorf("was disconnected, and has a connection: %v", err)
-			}
+		switch {
+		case w.gone[s] && errors.Is(err, tokenstore.ErrNotFound):
 			return nil
-		}
-		if err != nil || connection.Account != s.account {
-			return fmt.Errorf("lost: its connection is %v: %v", connection.Account, err)
+		case err != nil:
+			return fmt.Errorf("its connection: %w", err)
+		case w.gone[s]:
+			return errors.New("was disconnected, and has a connection")
+		case connection.Account != s.account:
+			return fmt.Errorf("lost: its connection is to %v", connection.Account)
 		}
 		return w.saved(s)
 	})

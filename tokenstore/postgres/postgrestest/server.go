@@ -293,7 +293,7 @@ func (s *Server) Admit(network string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(f, "host all all %s scram-sha-256\n", network)
+	fmt.Fprintf(f, "host all all %s scram-sha-256\n", network) //nolint:dupword // all databases, all users
 	if err := f.Close(); err != nil {
 		return err
 	}
