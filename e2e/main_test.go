@@ -14,11 +14,18 @@ import (
 // binary is Caddy with this module, built once for all tests.
 var binary string
 
+// builtBefore is the variable that has a run of this program inside of another one
+// use the other's binary.
+const builtBefore = "E2E_CADDY"
+
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
 func run(m *testing.M) int {
+	if binary = os.Getenv(builtBefore); binary != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "caddy-mercadopago-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

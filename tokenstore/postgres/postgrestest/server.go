@@ -255,10 +255,12 @@ func (s *Server) run(program string, args ...string) error {
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
-// configure adds settings.
+// configure adds settings. Of two for one name the last counts.
 func (s *Server) configure(settings ...string) error {
-	settings = append(settings, "listen_addresses=127.0.0.1", "port="+strconv.Itoa(s.port), "unix_socket_directories="+s.dir,
-		"timezone=UTC", "log_timezone=UTC", "shared_buffers=32MB", "log_min_duration_statement=-1")
+	settings = append([]string{
+		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(s.port), "unix_socket_directories=" + s.dir,
+		"timezone=UTC", "log_timezone=UTC", "shared_buffers=32MB", "log_min_duration_statement=-1",
+	}, settings...)
 	f, err := os.OpenFile(filepath.Join(s.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -282,6 +284,20 @@ func (s *Server) Stop() error { return s.run("pg_ctl", "-D", s.data(), "-m", "fa
 // Crash stops the server as a power cut does.
 func (s *Server) Crash() error {
 	return s.run("pg_ctl", "-D", s.data(), "-m", "immediate", "-w", "stop")
+}
+
+// Admit lets clients in from a network, such as 10.0.0.0/24, beside those of the
+// loopback address. Whether the server listens there is for listen_addresses to say.
+func (s *Server) Admit(network string) error {
+	f, err := os.OpenFile(filepath.Join(s.data(), "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(f, "host all all %s scram-sha-256\n", network) //nolint:dupword // all databases, all users
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return s.run("pg_ctl", "-D", s.data(), "reload")
 }
 
 // Promote makes a replica the server that can be written to.
