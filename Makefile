@@ -40,6 +40,7 @@ soak: setup ## Search for hours: random INTERLEAVINGS (1000000), REQUESTS (10000
 	MODEL_CHECKS=$$(( $(or $(INTERLEAVINGS),1000000) / 5 )) go test -timeout 0 -count 1 -v -run '$(MODEL)' ./tokensource/
 	REQUESTS=$(or $(REQUESTS),10000000) $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestEveryAnswerIsTheRightSellersOrAnError$$' .
 	cd e2e && FAULTS=all $(TESTENV) go test -timeout 0 -count 1 -run '^TestNoFaultLosesASeller$$' .
+	cd e2e && SELLERS=50000 $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestThreeInstancesOnOneDatabase' .
 	cd e2e && KILLS=$(or $(KILLS),10000) KILL_FOR=$(KILL_FOR) $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestNoSellerIsLostToKills$$' .
 
 build: caddy ## Build ./caddy: Caddy with this plugin
