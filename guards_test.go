@@ -31,12 +31,20 @@ import (
 // Each of these holds one guard of the handler that no other test of this package
 // misses; tools/mutate takes them away one at a time.
 
-var liveToken = &tokensource.Token{AccessToken: secret.New("APP_USR-1")}
+// liveToken is a seller's token, and what it goes upstream as.
+func liveToken(t *testing.T) (token *tokensource.Token, bearer string) {
+	t.Helper()
+	w := warm(t, 1)
+	token, err := w.app.source.Token(t.Context(), defaultApplication, w.sellers[0], time.Minute)
+	require.NoError(t, err)
+	return token, "Bearer " + token.AccessToken().Reveal()
+}
 
 func bearer() *Handler { return &Handler{Inject: &Inject{Header: "Authorization", Scheme: "Bearer"}} }
 
 func TestTheHeadersOfARequestAreAsTheyWereBehindTheHandler(t *testing.T) {
 	const cookies = "theme=dark; __Host-mp_session=x"
+	token, value := liveToken(t)
 	for name, sent := range map[string]http.Header{
 		"with a copy of its own": {"Authorization": {"Bearer own"}, "Cookie": {cookies}, "Connection": {"authorization, close"}},
 		"without":                {"Cookie": {cookies}, "Accept": {"*/*"}},
@@ -45,14 +53,14 @@ func TestTheHeadersOfARequestAreAsTheyWereBehindTheHandler(t *testing.T) {
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
 			r.Header = sent.Clone()
 			next := func(_ http.ResponseWriter, r *http.Request) error {
-				assert.Equal(t, []string{"Bearer APP_USR-1"}, r.Header["Authorization"])
+				assert.Equal(t, []string{value}, r.Header["Authorization"])
 				assert.Equal(t, []string{"theme=dark"}, r.Header["Cookie"], "another handler's session is no app's business")
 				return nil
 			}
-			require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), liveToken))
+			require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), token))
 			require.Equal(t, sent, r.Header)
 			failing := func(http.ResponseWriter, *http.Request) error { return errors.New("no upstream") }
-			require.Error(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(failing), liveToken))
+			require.Error(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(failing), token))
 			require.Empty(t, r.Header["Authorization"], "handle_errors comes next")
 			require.Equal(t, []string{"theme=dark"}, r.Header["Cookie"])
 		})
@@ -60,20 +68,22 @@ func TestTheHeadersOfARequestAreAsTheyWereBehindTheHandler(t *testing.T) {
 }
 
 func TestEachRequestHasTheTokenInASliceOfItsOwn(t *testing.T) {
+	token, value := liveToken(t)
 	for range 2 {
 		next := func(_ http.ResponseWriter, r *http.Request) error {
 			values := r.Header["Authorization"]
-			assert.Equal(t, []string{"Bearer APP_USR-1"}, values)
+			assert.Equal(t, []string{value}, values)
 			values[0] = "edited in place" // as header_up with a replacement does
 			_ = append(values, "more")
 			return nil
 		}
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), liveToken))
+		require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), token))
 	}
 }
 
 func TestAnAnswerToATokenIsPrivateUnlessItSaysOtherwise(t *testing.T) {
+	token, _ := liveToken(t)
 	for name, test := range map[string]struct {
 		next func(http.ResponseWriter)
 		want string
@@ -89,7 +99,7 @@ func TestAnAnswerToATokenIsPrivateUnlessItSaysOtherwise(t *testing.T) {
 			w := httptest.NewRecorder()
 			next := func(w http.ResponseWriter, _ *http.Request) error { test.next(w); return nil }
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
-			require.NoError(t, bearer().pass(w, r, caddyhttp.HandlerFunc(next), liveToken))
+			require.NoError(t, bearer().pass(w, r, caddyhttp.HandlerFunc(next), token))
 			require.Equal(t, test.want, w.Header().Get("Cache-Control"))
 		})
 	}

@@ -281,7 +281,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, seller *string) 
 		return nil, errNoSession
 	}
 	token, err := h.app.source.Token(r.Context(), h.Application, named, minValidity)
-	if err == nil && token.Connection.ID == connectionID {
+	if err == nil && token.Connection() == connectionID {
 		*seller = named
 		return token, nil
 	}

@@ -96,9 +96,9 @@ type Inject struct {
 
 func (i *Inject) value(token *tokensource.Token) string {
 	if i.Scheme == "" {
-		return token.AccessToken.Reveal()
+		return token.AccessToken().Reveal()
 	}
-	return i.Scheme + " " + token.AccessToken.Reveal()
+	return i.Scheme + " " + token.AccessToken().Reveal()
 }
 
 // egress is an attempt, and after a 401 another one with a new token if the
@@ -123,14 +123,14 @@ func (p *passage) egress() error {
 	if p.held == nil {
 		return nil
 	}
-	if err != nil || fresh == nil || fresh.Pair == p.token.Pair {
+	if err != nil || fresh == nil || fresh.Pair() == p.token.Pair() {
 		return p.release()
 	}
 	again.restore(p)
 	p.hold, p.held, p.denied = false, nil, false
 	p.token = fresh
 	// It may be of another account, if the seller has switched meanwhile.
-	tell(p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer), p.handler.Application, fresh.Seller, fresh)
+	tell(p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer), p.handler.Application, fresh.Seller(), fresh)
 	return p.attempt()
 }
 

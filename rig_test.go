@@ -187,7 +187,7 @@ func (b *browser) do(method, address string, body io.Reader, header http.Header)
 	maps.Copy(request.Header, b.header)
 	maps.Copy(request.Header, header)
 	response, err := b.client.Do(request)
-	if errors.Is(err, syscall.ECONNRESET) && body == nil {
+	if (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)) && body == nil {
 		// A server that was just replaced closes what it had accepted by then.
 		response, err = b.client.Do(request)
 	}

@@ -123,10 +123,10 @@ func (p *placeholders) value(key string) (any, bool) {
 	if p.token == nil {
 		return "", name == ".user_id" || name == ".public_key" || name == ".live_mode"
 	}
-	account := p.token.Connection.Account
+	account := p.token.Account()
 	switch {
 	case name == ".public_key":
-		return p.token.PublicKey, true
+		return p.token.PublicKey(), true
 	case name == ".user_id" && account.UserID != 0:
 		return strconv.FormatInt(account.UserID, 10), true
 	case name == ".live_mode" && account.UserID != 0:

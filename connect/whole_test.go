@@ -65,7 +65,7 @@ func TestAWholeWalkOnTheRealStoreAndTheSandbox(t *testing.T) {
 		t.Helper()
 		token, err := source.Token(t.Context(), "", "shop-42", time.Minute)
 		require.NoError(t, err)
-		user, ok := provider.AccessTokenOf(token.AccessToken.Reveal())
+		user, ok := provider.AccessTokenOf(token.AccessToken().Reveal())
 		require.True(t, ok)
 		require.Equal(t, account.UserID, user)
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
-	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
 // ownToken is an application's own token. It is kept in memory only: it can be
@@ -22,12 +21,12 @@ type ownToken struct {
 }
 
 type ownSnapshot struct {
-	token             *Token
-	obtainedAt, dueAt time.Time
+	token *Token
+	dueAt instant
 }
 
 func (o *ownSnapshot) lasts(now time.Time, minValidity time.Duration) bool {
-	return o != nil && !o.obtainedAt.After(now.Add(skew)) && lasts(o.obtainedAt, o.token.ExpiresAt, now, minValidity)
+	return o != nil && o.token.pair.obtainedAt <= instantOf(now.Add(skew)) && o.token.pair.lasts(now, minValidity)
 }
 
 // ApplicationToken returns the application's own token, valid for minValidity
@@ -41,7 +40,7 @@ func (s *Source) ApplicationToken(ctx context.Context, application string, minVa
 	own := &app.state.own
 	now, snap := c.now(), own.current.Load()
 	if snap.lasts(now, minValidity) {
-		if !now.Before(snap.dueAt) {
+		if instantOf(now) >= snap.dueAt {
 			c.renewOwn(app, snap)
 		}
 		return snap.token, nil
@@ -111,17 +110,12 @@ func (s *Source) fetchOwn(ctx context.Context, app *application, old *ownSnapsho
 }
 
 func (s *Source) ownSnapshot(app *application, answer oauth.Answer, now time.Time) *ownSnapshot {
-	pair := newPair(answer, now)
+	given := newPair(answer, now)
+	given.RefreshToken = secret.Secret{} // of no use: the token can be had again at any time
+	p := pack(&given)
 	return &ownSnapshot{
-		token: &Token{
-			Application: app.Name,
-			AccessToken: pair.AccessToken,
-			ExpiresAt:   pair.ExpiresAt,
-			PublicKey:   pair.PublicKey,
-			Pair:        tokenstore.PairID{Hash: tokenstore.HashPair(pair.AccessToken, secret.Secret{})},
-		},
-		obtainedAt: pair.ObtainedAt,
-		dueAt:      pair.ExpiresAt.Add(-pair.ExpiresAt.Sub(pair.ObtainedAt) / 3),
+		token: &Token{key: key{application: app.name}, pair: &p},
+		dueAt: p.expiresAt.add(-p.life() / 3),
 	}
 }
 

@@ -107,6 +107,13 @@ func (s *setback) clear() {
 	}
 }
 
+// over reports whether there is no failure to remember.
+func (s *setback) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err == nil
+}
+
 // rest lets the next try through without forgetting how long the pauses grew.
 func (s *setback) rest() {
 	s.mu.Lock()

@@ -37,7 +37,7 @@ func TestASellerWhoIsForgottenInMidRefreshIsNotRefreshedAgain(t *testing.T) {
 		require.LessOrEqual(t, i.realm.entries.EstimatedSize(), 1)
 		runtime.GC()
 		second := i.lives("shop-0", 100)
-		require.True(t, second.AccessToken.Equal((<-first).AccessToken))
+		require.True(t, second.AccessToken().Equal((<-first).AccessToken()))
 		synctest.Wait()
 		require.Equal(t, 20, w.provider.count())
 		require.Zero(t, w.provider.reused)

@@ -127,7 +127,7 @@ func (c chaos) process(w *world, d *dice, end time.Time) {
 		}
 		for until := time.Now().Add(life); time.Now().Before(until); {
 			if token, err := i.token("shop-1"); err == nil {
-				if owner := w.provider.owner(token.AccessToken); owner != 100 {
+				if owner := w.provider.owner(token.AccessToken()); owner != 100 {
 					w.t.Errorf("a token of account %d", owner)
 				}
 			}

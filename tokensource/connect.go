@@ -233,7 +233,7 @@ func (s *Source) saveConsent(ctx context.Context, o *opened, app *application, i
 	}
 	// Sellers that point to this account already act with the newest pair.
 	a.publish(&state)
-	a.setback.clear()
+	a.worked()
 	s.expect(app, a, true)
 	return l.pair, nil
 }
@@ -326,7 +326,7 @@ func (s *Source) connect(ctx context.Context, app *application, seller string, c
 // the same time, that nobody points to the account. Of the two, one sees the
 // other.
 func (s *Source) point(ctx context.Context, o *opened, app *application, next, old tokenstore.Connection) error {
-	a, k := s.realm.account(next.Account), key{application: app.Name, seller: next.Seller}
+	a, k := s.realm.account(next.Account), key{application: app.name, seller: next.Seller}
 	if err := s.standing(ctx, o, app, a, next); err != nil {
 		return err
 	}
@@ -341,7 +341,7 @@ func (s *Source) point(ctx context.Context, o *opened, app *application, next, o
 		var back tokenstore.Connection
 		back, err = o.store.Connection(ctx, app.Name, next.Seller)
 		if err == nil && back.ID == next.ID {
-			s.realm.remember(k, a.snapshot(next, app, now), epoch)
+			s.realm.remember(a.snapshot(k, next.ID, app, now), epoch)
 			return nil
 		}
 		if err == nil || errors.Is(err, tokenstore.ErrNotFound) {
@@ -359,7 +359,7 @@ func (s *Source) point(ctx context.Context, o *opened, app *application, next, o
 func (s *Source) standing(ctx context.Context, o *opened, app *application, a *account, c tokenstore.Connection) error {
 	state, err := s.read(ctx, o.store, app.Name, a)
 	if err != nil {
-		return fmt.Errorf("reading account %s: %w", a.id, err)
+		return fmt.Errorf("reading account %s: %w", a.id(), err)
 	}
 	if state.Moved != nil {
 		return hasMoved()

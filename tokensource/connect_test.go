@@ -225,7 +225,7 @@ func TestACrashAtAnyPointOfADisconnectIsMendedByTheNextConsent(t *testing.T) {
 				second := w.instance()
 				// Connected as before, or not connected; nothing in between.
 				if token, err := second.token("shop-1"); err == nil {
-					require.Equal(t, int64(100), w.provider.owner(token.AccessToken))
+					require.Equal(t, int64(100), w.provider.owner(token.AccessToken()))
 				} else {
 					require.Equal(t, NotConnected, second.problem("shop-1").Status)
 				}
@@ -252,7 +252,7 @@ func TestACrashAtAnyPointOfAConnectLeavesTheOldOrTheNewConnection(t *testing.T) 
 				second := w.instance()
 				token, tokenErr := second.token("shop-1")
 				require.NoError(t, tokenErr)
-				owner := w.provider.owner(token.AccessToken)
+				owner := w.provider.owner(token.AccessToken())
 				require.Contains(t, []int64{100, 200}, owner)
 				if err == nil {
 					require.Equal(t, int64(200), owner)

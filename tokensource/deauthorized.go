@@ -122,11 +122,11 @@ func (s *Source) refused(ctx context.Context, app *application, pair *tokenstore
 // what was asked about. Under the account's lock, because a refresh that is under
 // way may have made the token useless itself.
 func (s *Source) bury(ctx context.Context, o *opened, app *application, a *account, pair *tokenstore.Pair) error {
-	unlock := lockAccount(ctx, s.manager, o.store, a.id, consentLockWait)
+	unlock := lockAccount(ctx, s.manager, o.store, a.id(), consentLockWait)
 	defer unlock()
 	state, err := s.read(ctx, o.store, app.Name, a)
 	if err != nil {
-		return storeError(fmt.Errorf("reading account %s: %w", a.id, err))
+		return storeError(fmt.Errorf("reading account %s: %w", a.id(), err))
 	}
 	now := s.now()
 	if s.refreshing(&state, app, pair, now) || a.known.Load().unsaved {
@@ -136,19 +136,19 @@ func (s *Source) bury(ctx context.Context, o *opened, app *application, a *accou
 		return nil // it was replaced meanwhile; what took its place is asked about next
 	}
 	if !app.state.mayBelieve(now) {
-		s.observe(Event{Name: EventAlarm, Application: app.Name, Account: a.id, Pair: pair.PairID, Reason: ReasonProvider, Err: errManyNotices})
+		s.observe(Event{Name: EventAlarm, Application: app.Name, Account: a.id(), Pair: pair.PairID, Reason: ReasonProvider, Err: errManyNotices})
 		return notYet(errManyNotices)
 	}
 	verdict := tokenstore.Verdict{Pair: pair.Hash, Reason: ReasonDeauthorized, At: wall(now)}
-	err = persist(ctx, s.manager, func(ctx context.Context) error { return o.store.PutVerdict(ctx, a.id, verdict) })
+	err = persist(ctx, s.manager, func(ctx context.Context) error { return o.store.PutVerdict(ctx, a.id(), verdict) })
 	if err != nil {
-		return storeError(fmt.Errorf("writing a verdict for account %s: %w", a.id, err))
+		return storeError(fmt.Errorf("writing a verdict for account %s: %w", a.id(), err))
 	}
 	state.Verdicts = append(state.Verdicts, verdict)
 	k := a.publish(&state)
-	s.observe(Event{Name: EventDeauthorized, Application: app.Name, Account: a.id, Pair: pair.PairID})
-	if len(k.living) == 0 {
-		s.observe(Event{Name: EventReconnectRequired, Application: app.Name, Account: a.id, Pair: pair.PairID, Reason: ReasonDeauthorized})
+	s.observe(Event{Name: EventDeauthorized, Application: app.Name, Account: a.id(), Pair: pair.PairID})
+	if !k.alive() {
+		s.observe(Event{Name: EventReconnectRequired, Application: app.Name, Account: a.id(), Pair: pair.PairID, Reason: ReasonDeauthorized})
 	}
 	return nil
 }

@@ -239,7 +239,7 @@ func TestARefreshDuringTheQuestionIsNoEnd(t *testing.T) {
 							p.mu.Lock()
 							require.NoError(t, err)
 							time.Sleep(time.Second) // its intent is withdrawn
-							delete(p.access, token.AccessToken.Reveal())
+							delete(p.access, token.AccessToken().Reveal())
 						}
 						p.asks = func(access secret.Secret) (oauth.User, error) {
 							if user, ok := p.access[access.Reveal()]; ok {

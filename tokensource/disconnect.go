@@ -31,12 +31,12 @@ func (s *Source) disconnect(ctx context.Context, app *application, c tokenstore.
 	if err != nil {
 		return err
 	}
-	a, k := s.realm.account(c.Account), key{application: app.Name, seller: c.Seller}
-	unlock := lockAccount(ctx, s.manager, o.store, a.id, consentLockWait)
+	a, k := s.realm.account(c.Account), key{application: app.name, seller: c.Seller}
+	unlock := lockAccount(ctx, s.manager, o.store, a.id(), consentLockWait)
 	defer unlock()
-	state, err := o.store.Account(ctx, a.id)
+	state, err := o.store.Account(ctx, a.id())
 	if err != nil {
-		return fmt.Errorf("reading account %s: %w", a.id, err)
+		return fmt.Errorf("reading account %s: %w", a.id(), err)
 	}
 	if state.Moved != nil {
 		return hasMoved() // it would go on at the other store, also where it is unknown here
@@ -67,11 +67,11 @@ func (s *Source) disconnect(ctx context.Context, app *application, c tokenstore.
 	if err != nil {
 		return fmt.Errorf("deleting the connection: %w", err)
 	}
-	s.observe(Event{Name: EventDisconnected, Application: app.Name, Seller: c.Seller, Account: a.id})
+	s.observe(Event{Name: EventDisconnected, Application: app.Name, Seller: c.Seller, Account: a.id()})
 	if _, err := s.release(ctx, o, app, a, mark); err != nil {
 		// The seller is disconnected. What is left are tokens that nobody points
 		// to, and the operator ought to know why.
-		s.observe(Event{Name: EventAlarm, Application: app.Name, Account: a.id, Reason: ReasonStore, Err: err})
+		s.observe(Event{Name: EventAlarm, Application: app.Name, Account: a.id(), Reason: ReasonStore, Err: err})
 	}
 	return nil
 }
@@ -92,16 +92,16 @@ func highest(state *tokenstore.Account, c *tokenstore.Connection) uint64 {
 func (s *Source) release(ctx context.Context, o *opened, app *application, a *account, mark tokenstore.Mark) (kept bool, err error) {
 	write := func(what string, w func(context.Context) error) error {
 		if err := persist(ctx, s.manager, w); err != nil {
-			return fmt.Errorf("disconnecting account %s: %s: %w", a.id, what, err)
+			return fmt.Errorf("disconnecting account %s: %s: %w", a.id(), what, err)
 		}
 		return nil
 	}
-	if err := write("marking it", func(ctx context.Context) error { return o.store.PutMark(ctx, a.id, mark) }); err != nil {
+	if err := write("marking it", func(ctx context.Context) error { return o.store.PutMark(ctx, a.id(), mark) }); err != nil {
 		return true, err
 	}
 	var left []tokenstore.Connection
 	err = write("listing its connections", func(ctx context.Context) (err error) {
-		left, err = o.store.Connections(ctx, a.id)
+		left, err = o.store.Connections(ctx, a.id())
 		return err
 	})
 	if err != nil {
@@ -110,7 +110,7 @@ func (s *Source) release(ctx context.Context, o *opened, app *application, a *ac
 		return true, err
 	}
 	if len(left) == 0 {
-		if err := write("writing its tombstone", func(ctx context.Context) error { return o.store.PutTombstone(ctx, a.id, mark.Authorization) }); err != nil {
+		if err := write("writing its tombstone", func(ctx context.Context) error { return o.store.PutTombstone(ctx, a.id(), mark.Authorization) }); err != nil {
 			return true, err
 		}
 		var state tokenstore.Account
@@ -124,17 +124,17 @@ func (s *Source) release(ctx context.Context, o *opened, app *application, a *ac
 		}
 		s.revoke(ctx, app, &state, mark.Authorization)
 	}
-	return len(left) > 0, write("removing the mark", func(ctx context.Context) error { return o.store.DeleteMark(ctx, a.id, mark) })
+	return len(left) > 0, write("removing the mark", func(ctx context.Context) error { return o.store.DeleteMark(ctx, a.id(), mark) })
 }
 
 // deleteVoid deletes what the tombstone voids, with the intents that name it. It
 // returns the account as it was before.
 func (s *Source) deleteVoid(ctx context.Context, o *opened, a *account, tombstone uint64) (tokenstore.Account, error) {
-	state, err := o.store.Account(ctx, a.id)
+	state, err := o.store.Account(ctx, a.id())
 	if err != nil {
 		return state, err
 	}
-	state.ID = a.id
+	state.ID = a.id()
 	var void []tokenstore.PairID
 	hashes := make(map[string]bool)
 	for _, p := range state.Pairs {
@@ -143,12 +143,12 @@ func (s *Source) deleteVoid(ctx context.Context, o *opened, a *account, tombston
 			hashes[p.Hash] = true
 		}
 	}
-	if err := o.store.DeletePairs(ctx, a.id, void...); err != nil {
+	if err := o.store.DeletePairs(ctx, a.id(), void...); err != nil {
 		return state, err
 	}
 	for _, i := range state.Intents {
 		if hashes[i.Pair] {
-			if err := o.store.DeleteIntent(ctx, a.id, i); err != nil {
+			if err := o.store.DeleteIntent(ctx, a.id(), i); err != nil {
 				return state, err
 			}
 		}

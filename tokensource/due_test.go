@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
 func TestAPairIsDueWhenItsRenewalIsNeitherTooLateNorAlwaysDue(t *testing.T) {
@@ -22,7 +24,8 @@ func TestAPairIsDueWhenItsRenewalIsNeitherTooLateNorAlwaysDue(t *testing.T) {
 		"a little in the future is a clock that is off": {180 * day, 30 * day, -time.Minute, 150 * day},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := dueAt(obtained, obtained.Add(test.life), obtained.Add(test.now), test.renewBefore)
+			p := pack(&tokenstore.Pair{ObtainedAt: obtained, ExpiresAt: obtained.Add(test.life)})
+			got := p.dueAt(obtained.Add(test.now), test.renewBefore).time()
 			require.Equal(t, obtained.Add(test.want), got)
 		})
 	}

@@ -158,7 +158,7 @@ func TestADisconnectDropsTheAccountFromMemory(t *testing.T) {
 		i.lives("shop-1", 100)
 		a := i.realm.account(accountID(100))
 		require.NoError(t, i.Disconnect(t.Context(), c))
-		require.Empty(t, a.known.Load().living)
+		require.False(t, a.known.Load().alive())
 	})
 }
 

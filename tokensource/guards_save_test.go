@@ -177,7 +177,7 @@ func TestAPairThatADisconnectElsewhereDeletedIsNotAddedAgain(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, i.account(100).Pairs)
 		require.Zero(t, other.events.count(EventAlarm))
-		require.Empty(t, a.known.Load().living)
+		require.False(t, a.known.Load().alive())
 	})
 }
 
@@ -228,10 +228,10 @@ func TestAPairBelowTheTombstoneIsNotServed(t *testing.T) {
 		i := newWorld(t).instance()
 		i.seller("shop-1", 100)
 		state := i.account(100)
-		require.Len(t, newKnown(&state, 0).living, 1)
-		require.Empty(t, newKnown(&state, 1).living)
+		require.True(t, knownOf(&state, 0).alive())
+		require.False(t, knownOf(&state, 1).alive())
 		state.Tombstone = 1
-		require.Empty(t, newKnown(&state, 0).living)
+		require.False(t, knownOf(&state, 0).alive())
 	})
 }
 
@@ -240,7 +240,7 @@ func TestATokenThatEndsTooSoonIsRenewedFirst(t *testing.T) {
 		i := newWorld(t).instance()
 		i.seller("shop-1", 100)
 		time.Sleep(life - 2*time.Minute)
-		require.Greater(t, time.Until(i.lives("shop-1", 100).ExpiresAt), 5*time.Minute)
+		require.Greater(t, time.Until(i.lives("shop-1", 100).ExpiresAt()), 5*time.Minute)
 	})
 }
 

@@ -158,9 +158,8 @@ type realm struct {
 	notices group[tokenstore.AccountID, struct{}]
 	queue   *queue
 
-	mu sync.Mutex
-	// accounts are kept as long as an entry or a flight holds them.
-	accounts accounts
+	mu    sync.Mutex
+	sides map[sideID]*side
 	// epoch counts the changes to connections made here. A load that began
 	// before one must not write over it.
 	epoch uint64
@@ -180,8 +179,8 @@ func newRealm(m *Manager, cacheSize int) *realm {
 			MaximumSize: cacheSize,
 			Executor:    func(fn func()) { fn() },
 		}),
-		accounts: make(accounts),
-		queue:    newQueue(),
+		sides: make(map[sideID]*side),
+		queue: newQueue(),
 	}
 }
 

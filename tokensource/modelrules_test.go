@@ -219,17 +219,18 @@ func (m *model) allowed(p *process, o over) time.Duration {
 
 // served holds a token that was given against the rules.
 func (m *model) served(p *process, seller string, began over, token *Token) {
-	owner := m.w.provider.owner(token.AccessToken)
+	owner := m.w.provider.owner(token.AccessToken())
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := token.Connection
+	c := token.Connection()
+	account := token.Account()
 	if p.dead {
 		return
 	}
-	if owner != c.Account.UserID || token.Seller != seller || m.placed[c.ID] != seller {
-		m.journal.violated("%s was given a token of account %d, connection %s of %s", seller, owner, c.Account, m.placed[c.ID])
+	if owner != account.UserID || token.Seller() != seller || m.placed[c] != seller {
+		m.journal.violated("%s was given a token of account %d, connection %s of %s", seller, owner, account, m.placed[c])
 	}
-	o, ok := m.over[c.ID]
+	o, ok := m.over[c]
 	if ok && (p.slot == o.slot && began.tick > o.tick || p.slot != o.slot && began.at.Sub(o.at) > m.allowed(p, o)) {
 		m.journal.violated("slot %d gave %s a token of a connection that is over for %s", p.slot, seller, began.at.Sub(o.at))
 	}
@@ -316,7 +317,7 @@ func (m *model) ends(p, fresh *process, seller string, recoverable map[int64]boo
 	}
 	if t.connection.ID == "" {
 		if token, err := p.token(seller); err == nil {
-			m.journal.violated("slot %d serves %s, who was disconnected, a token of %s", p.slot, seller, token.Connection.Account)
+			m.journal.violated("slot %d serves %s, who was disconnected, a token of %s", p.slot, seller, token.Account())
 		} else if asError(err).Status != NotConnected {
 			m.journal.violated("slot %d tells %s, who was disconnected, %v", p.slot, seller, err)
 		}

@@ -61,10 +61,8 @@ func (f *flight) passing(err error, retryAfter time.Duration) error {
 // lost is an unknown outcome. The intent stays, and says to everyone that the
 // pair may be burnt.
 func (f *flight) lost(pair *tokenstore.Pair, intent tokenstore.Intent, err error) error {
-	a, now := f.account, f.source.now()
-	a.mu.Lock()
-	a.note(intent, now)
-	a.mu.Unlock()
+	f.account.lock().note(intent, f.source.now())
+	f.account.unlock()
 	return f.hold(f.retryAt([]tokenstore.Intent{intent}, pair), err)
 }
 
@@ -72,7 +70,8 @@ func (f *flight) lost(pair *tokenstore.Pair, intent tokenstore.Intent, err error
 func (f *flight) hold(until time.Time, err error) error {
 	now := f.source.now()
 	failure := &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: max(until.Sub(now), time.Second), Err: err}
-	f.account.setback.hold(now, failure, until)
+	f.account.lock().setback.hold(now, failure, until)
+	f.account.unlock()
 	f.held = true
 	return failure
 }
@@ -108,14 +107,14 @@ func (f *flight) condemn(ctx context.Context, before *tokenstore.Account, pair *
 		return failure
 	}
 	verdict := tokenstore.Verdict{Pair: pair.Hash, Reason: refusal.Code, At: wall(now)}
-	err = f.persist(ctx, func(ctx context.Context) error { return f.store.PutVerdict(ctx, f.account.id, verdict) })
+	err = f.persist(ctx, func(ctx context.Context) error { return f.store.PutVerdict(ctx, f.account.id(), verdict) })
 	if err != nil {
-		return storeError(fmt.Errorf("writing a verdict for account %s: %w", f.account.id, err))
+		return storeError(fmt.Errorf("writing a verdict for account %s: %w", f.account.id(), err))
 	}
 	state.Verdicts = append(state.Verdicts, verdict)
 	k := f.account.publish(&state)
 	f.withdraw(ctx, f.naming(&state, pair.Hash)...)
-	if len(k.living) == 0 {
+	if !k.alive() {
 		f.observe(EventReconnectRequired, refusal.Code, pair.PairID, refusal)
 	}
 	return errAgain // the next living pair is tried, where there is one
@@ -232,11 +231,11 @@ func attempts(naming []tokenstore.Intent) int {
 // naming returns the intents that name a pair, without those of ours that were
 // never followed by a POST.
 func (f *flight) naming(state *tokenstore.Account, hash string) []tokenstore.Intent {
-	f.account.mu.Lock()
-	defer f.account.mu.Unlock()
+	u := f.account.lock()
+	defer f.account.unlock()
 	var naming []tokenstore.Intent
 	for _, i := range state.Intents {
-		if _, unsent := f.account.unsent[i.Nonce]; i.Pair == hash && !unsent {
+		if _, unsent := u.unsent[i.Nonce]; i.Pair == hash && !unsent {
 			naming = append(naming, i)
 		}
 	}
@@ -245,11 +244,11 @@ func (f *flight) naming(state *tokenstore.Account, hash string) []tokenstore.Int
 
 // seen is when any of these intents was last seen to change, on our own clock.
 func (f *flight) seen(naming []tokenstore.Intent) time.Time {
-	f.account.mu.Lock()
-	defer f.account.mu.Unlock()
+	u := f.account.lock()
+	defer f.account.unlock()
 	var last time.Time
 	for _, i := range naming {
-		if s := f.account.sightings[i.Nonce]; s.at.After(last) {
+		if s := u.sightings[i.Nonce]; s.at.After(last) {
 			last = s.at
 		}
 	}
@@ -260,15 +259,15 @@ func (f *flight) seen(naming []tokenstore.Intent) time.Time {
 // take the outcome for unknown; we remember that ours was not.
 func (f *flight) withdraw(ctx context.Context, intents ...tokenstore.Intent) {
 	for _, i := range intents {
-		err := f.persist(ctx, func(ctx context.Context) error { return f.store.DeleteIntent(ctx, f.account.id, i) })
+		err := f.persist(ctx, func(ctx context.Context) error { return f.store.DeleteIntent(ctx, f.account.id(), i) })
 		if err != nil {
-			f.account.mu.Lock()
-			if f.account.unsent == nil {
-				f.account.unsent = make(map[string]struct{})
+			u := f.account.lock()
+			if u.unsent == nil {
+				u.unsent = make(map[string]struct{})
 			}
-			f.account.unsent[i.Nonce] = struct{}{}
-			f.account.note(i, f.source.now())
-			f.account.mu.Unlock()
+			u.unsent[i.Nonce] = struct{}{}
+			u.note(i, f.source.now())
+			f.account.unlock()
 		}
 	}
 }
@@ -297,22 +296,22 @@ func (f *flight) settle(err error) error {
 	a, now := f.account, f.source.now()
 	failure, ok := errors.AsType[*Error](err)
 	if !ok || failure.Status != Connected {
-		a.setback.clear()
+		a.worked()
 		a.tryAt.Store(0)
 		return err
 	}
 	if errors.Is(failure, errTooLate) && f.source.manager.ending() {
 		return failure // nothing failed: the next process need not hold back
 	}
-	a.mu.Lock()
-	a.failed = f.posted
-	a.mu.Unlock()
+	u := a.lock()
+	u.failed = f.posted
 	// An application's breaker, and a hold, reckoned their time already.
 	if failure.Reason != ReasonApplicationFault && !errors.Is(failure, errSuspicious) && !f.held {
-		failure = a.setback.set(now, failure, failure.RetryAfter)
+		failure = u.setback.set(now, failure, failure.RetryAfter)
 	}
+	a.unlock()
 	f.source.observe(Event{
-		Name: EventRenewalFailed, Application: f.app.Name, Account: a.id, Pair: f.posted,
+		Name: EventRenewalFailed, Application: f.app.Name, Account: a.id(), Pair: f.posted,
 		Reason: failure.Reason, RetryAfter: failure.RetryAfter, Err: failure,
 	})
 	a.tryAt.Store(now.Add(min(max(failure.RetryAfter, time.Second), time.Minute)).UnixNano())

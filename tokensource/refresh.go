@@ -94,31 +94,32 @@ func (s *Source) refresh(ctx context.Context, app *application, a *account, r re
 // is of use.
 func (s *Source) renew(app *application, a *account, r renewal) (*flight, error) {
 	now := s.now()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.flight != nil {
-		return a.flight, nil
+	u := a.lock()
+	defer a.unlock()
+	if u.flight != nil {
+		return u.flight, nil
 	}
 	k := a.known.Load()
 	pair := k.renewable()
 	if pair == nil {
 		return nil, k.problem()
 	}
-	if pair.PairID == a.failed {
-		if err := a.setback.check(now); err != nil {
+	id := pair.id()
+	if id == u.failed {
+		if err := u.setback.check(now); err != nil {
 			return nil, err
 		}
 	}
 	if err := app.state.breaker.allow(now); err != nil {
 		return nil, err
 	}
-	f := &flight{renewal: r, source: s, app: app, account: a, posted: pair.PairID, done: make(chan struct{})}
+	f := &flight{renewal: r, source: s, app: app, account: a, posted: id, done: make(chan struct{})}
 	s.realm.begin()
 	if !s.manager.spawn(0, f.run) {
 		s.realm.end()
 		return nil, asError(errEnding)
 	}
-	a.flight = f
+	u.flight = f
 	return f, nil
 }
 
@@ -133,9 +134,8 @@ func (f *flight) answer(err error) {
 func (f *flight) run(ctx context.Context) {
 	defer f.source.realm.end()
 	defer func() {
-		f.account.mu.Lock()
-		f.account.flight = nil
-		f.account.mu.Unlock()
+		f.account.lock().flight = nil
+		f.account.unlock()
 		f.answer(asError(errEnding)) // for those who wait, should a store panic
 	}()
 	f.answer(f.settle(f.fly(ctx)))
@@ -151,7 +151,7 @@ func (f *flight) fly(ctx context.Context) error {
 	// Step 2. A holder that died, or a lock that is broken, is got over in time;
 	// who has no valid token need not wait for that.
 	locked := time.AfterFunc(lockPatience, func() { f.answer(f.passing(errLocked, providerRetry)) })
-	unlock := lockAccount(ctx, f.source.manager, f.store, f.account.id, f.app.Client.Timeout()+lockSlack)
+	unlock := lockAccount(ctx, f.source.manager, f.store, f.account.id(), f.app.Client.Timeout()+lockSlack)
 	defer unlock()
 	locked.Stop()
 	pctx, cancel := context.WithTimeout(ctx, preparation)
@@ -214,29 +214,26 @@ func (f *flight) attempt(ctx, pctx context.Context) error {
 func (f *flight) read(ctx context.Context) (tokenstore.Account, error) {
 	state, err := f.source.read(ctx, f.store, f.app.Name, f.account)
 	if err != nil {
-		return state, fmt.Errorf("reading account %s: %w", f.account.id, err)
+		return state, fmt.Errorf("reading account %s: %w", f.account.id(), err)
 	}
 	return state, nil
 }
 
 // next returns the pair to post, or nil when what memory knows will do.
 func (f *flight) next() *tokenstore.Pair {
-	a := f.account
-	a.mu.Lock()
-	rejected := a.rejected
-	a.mu.Unlock()
-	k, now := a.known.Load(), f.source.now()
-	serving, r := k.serve(now, rejected), k.renewable()
-	if r != nil && !k.unsaved && serving != nil && serving.PairID == f.force {
-		return r
+	a, now := f.account, f.source.now()
+	k := a.known.Load()
+	serving, r := k.serve(now, a.rejected()), k.renewable()
+	if r != nil && !k.unsaved && serving != nil && serving.id() == f.force {
+		return r.unpack()
 	}
 	if at, ok := a.renewAt(now, f.app.RenewBefore); f.ahead && ok && !now.Before(at) {
-		return r
+		return r.unpack()
 	}
 	if !k.needed(now, f.app.RenewBefore, f.minValidity, serving) {
 		return nil
 	}
-	return r
+	return r.unpack()
 }
 
 // announce writes the intent, and then looks whether another instance wrote one
@@ -244,9 +241,9 @@ func (f *flight) next() *tokenstore.Pair {
 // is with one who moves the account to another store. It returns the account as it
 // was read last before the POST.
 func (f *flight) announce(ctx context.Context, state *tokenstore.Account, pair *tokenstore.Pair, intent tokenstore.Intent) (tokenstore.Account, error) {
-	if err := f.store.PutIntent(ctx, f.account.id, intent); err != nil {
+	if err := f.store.PutIntent(ctx, f.account.id(), intent); err != nil {
 		f.withdraw(ctx, intent) // it may have been written
-		return tokenstore.Account{}, storeError(fmt.Errorf("writing an intent for account %s: %w", f.account.id, err))
+		return tokenstore.Account{}, storeError(fmt.Errorf("writing an intent for account %s: %w", f.account.id(), err))
 	}
 	before, err := f.read(ctx)
 	if err != nil {
@@ -286,7 +283,7 @@ func (f *flight) post(ctx context.Context, pair *tokenstore.Pair, intent tokenst
 
 // land saves what the provider gave, and cleans up behind it.
 func (f *flight) land(ctx context.Context, before *tokenstore.Account, pair *tokenstore.Pair, intent tokenstore.Intent, answer oauth.Answer) error {
-	id := f.account.id
+	id := f.account.id()
 	if !answers(answer, id) {
 		// Whose money it would be is not known: this pair serves nobody. The old
 		// one may be burnt, so that the outcome is an unknown one.
@@ -316,7 +313,7 @@ func (f *flight) land(ctx context.Context, before *tokenstore.Account, pair *tok
 	// Step 7.
 	f.account.publish(&after)
 	f.observe(EventRenewed, "", next.PairID, nil)
-	f.account.setback.clear()
+	f.account.worked()
 	f.answer(nil)
 	f.source.expect(f.app, f.account, false)
 	f.cleanUp(ctx, before, &after, pair, next.PairID, intent)
@@ -340,7 +337,7 @@ func (f *flight) cleanUp(ctx context.Context, before, after *tokenstore.Account,
 			kept[p.Hash] = false
 		}
 	}
-	if err := f.store.DeletePairs(ctx, f.account.id, lower...); err != nil {
+	if err := f.store.DeletePairs(ctx, f.account.id(), lower...); err != nil {
 		return // the intent stays with the pair, and says that it may be burnt
 	}
 	// An intent that names no pair any more protects nothing. One that names the
@@ -403,5 +400,5 @@ func answers(answer oauth.Answer, id tokenstore.AccountID) bool {
 func wall(t time.Time) time.Time { return t.Round(0).UTC() }
 
 func (f *flight) observe(name, reason string, pair tokenstore.PairID, err error) {
-	f.source.observe(Event{Name: name, Application: f.app.Name, Account: f.account.id, Pair: pair, Reason: reason, Err: err})
+	f.source.observe(Event{Name: name, Application: f.app.Name, Account: f.account.id(), Pair: pair, Reason: reason, Err: err})
 }

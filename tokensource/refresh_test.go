@@ -44,7 +44,7 @@ func TestRefreshIsDoneOnceForAHundredCallers(t *testing.T) {
 		}
 		callers.Wait()
 		require.Equal(t, 1, i.w.provider.count())
-		require.False(t, old.AccessToken.Equal(i.lives("shop-1", 100).AccessToken))
+		require.False(t, old.AccessToken().Equal(i.lives("shop-1", 100).AccessToken()))
 		synctest.Wait()
 		state := i.account(100)
 		require.Len(t, state.Pairs, 1)
@@ -137,10 +137,10 @@ func TestATokenThatIsDueIsRenewedByItsUseAndServesMeanwhile(t *testing.T) {
 		i.seller("shop-1", 100)
 		old := i.lives("shop-1", 100)
 		time.Sleep(life - 29*24*time.Hour)
-		require.True(t, old.AccessToken.Equal(i.lives("shop-1", 100).AccessToken))
+		require.True(t, old.AccessToken().Equal(i.lives("shop-1", 100).AccessToken()))
 		synctest.Wait()
 		require.Equal(t, 1, i.w.provider.count())
-		require.False(t, old.AccessToken.Equal(i.lives("shop-1", 100).AccessToken))
+		require.False(t, old.AccessToken().Equal(i.lives("shop-1", 100).AccessToken()))
 	})
 }
 
@@ -220,7 +220,7 @@ func TestAnAnswerWithoutARefreshTokenKeepsTheOldOne(t *testing.T) {
 		for range 3 {
 			time.Sleep(life + time.Minute)
 			token := i.lives("shop-1", 100)
-			require.Equal(t, "PK-100", token.PublicKey)
+			require.Equal(t, "PK-100", token.PublicKey())
 			synctest.Wait()
 			state := i.account(100)
 			require.Len(t, state.Pairs, 1)
@@ -280,9 +280,9 @@ func TestMemoryThatKnowsAHigherPairThanTheStoreAddsItAgain(t *testing.T) {
 		synctest.Wait()
 		// A back-up is restored.
 		require.NoError(t, i.store.AddPair(t.Context(), accountID(100), old))
-		require.NoError(t, i.store.DeletePairs(t.Context(), accountID(100), newer.Pair))
+		require.NoError(t, i.store.DeletePairs(t.Context(), accountID(100), newer.Pair()))
 		time.Sleep(time.Minute)
-		require.True(t, newer.AccessToken.Equal(i.lives("shop-1", 100).AccessToken))
+		require.True(t, newer.AccessToken().Equal(i.lives("shop-1", 100).AccessToken()))
 		require.Len(t, i.account(100).Pairs, 2)
 		require.Equal(t, 1, i.events.count(EventAlarm))
 		require.Equal(t, 1, w.provider.count())

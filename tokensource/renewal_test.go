@@ -88,7 +88,7 @@ func TestSellersThatWereImportedOnOneDayDoNotComeDueTogether(t *testing.T) {
 // accountFor makes an account with one pair.
 func (r *realm) accountFor(id tokenstore.AccountID, p tokenstore.Pair) *account {
 	a := r.account(id)
-	a.known.Store(&known{living: []tokenstore.Pair{p}})
+	a.known.Store(newKnown([]pair{pack(&p)}, beside{}))
 	return a
 }
 

@@ -269,10 +269,10 @@ func (r *renewer) judge(l *lane, failure *Error) {
 // busy is how long another instance's token request may be under way.
 func (a *account) busy(instance string, now time.Time, bound time.Duration) (wait time.Duration) {
 	pair := a.known.Load().renewable()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, s := range a.sightings {
-		if pair != nil && s.intent.Pair == pair.Hash && s.intent.Instance != instance {
+	u := a.lock()
+	defer a.unlock()
+	for _, s := range u.sightings {
+		if pair != nil && s.intent.Pair == pair.id().Hash && s.intent.Instance != instance {
 			wait = max(wait, s.at.Add(bound).Sub(now))
 		}
 	}
@@ -317,10 +317,10 @@ func (s *Source) expect(app *application, a *account, consent bool) {
 		p = plan{at: forget} // unless someone confirms it
 	}
 	if o := s.opened.Load(); o != nil && o.scheduler() != nil {
-		s.schedule(o, a.id, p.at)
+		s.schedule(o, a.id(), p.at)
 		return
 	}
-	s.realm.queue.put(a.id, p, now, r.horizon())
+	s.realm.queue.put(a.id(), p, now, r.horizon())
 }
 
 // shortestLife is how long a token must live to be renewed ahead of time. The
@@ -332,24 +332,21 @@ const shortestLife = time.Minute
 // the same in every instance and after every restart. Ten thousand sellers that
 // were imported on one day do not come due together.
 func (a *account) renewAt(now time.Time, renewBefore time.Duration) (at time.Time, ok bool) {
-	a.mu.Lock()
-	rejected := a.rejected
-	a.mu.Unlock()
 	k := a.known.Load()
-	r, serving := k.renewable(), k.serve(now, rejected)
+	r, serving := k.renewable(), k.serve(now, a.rejected())
 	switch {
 	case r == nil || k.unsaved:
 		return time.Time{}, false
-	case r.ExpiresAt.Sub(r.ObtainedAt) < shortestLife:
+	case r.life() < shortestLife:
 		return time.Time{}, false // requests renew it; the queue would do nothing else
-	case serving == nil || serving.Less(r.PairID):
+	case serving == nil || serving.below(r):
 		return now, true
-	case serving.PairID != r.PairID:
-		return serving.ExpiresAt, true // a newer consent without a refresh token
+	case serving != r:
+		return serving.expiresAt.time(), true // a newer consent without a refresh token
 	}
-	due := dueAt(r.ObtainedAt, r.ExpiresAt, now, renewBefore)
-	window := max(0, min(r.ExpiresAt.Sub(due), due.Sub(r.ObtainedAt))/10)
-	return due.Add(-time.Duration(share(a.id) * float64(window))), true
+	due := r.dueAt(now, renewBefore)
+	window := max(0, min(r.expiresAt.sub(due), due.sub(r.obtainedAt))/10)
+	return due.add(-time.Duration(share(a.id()) * float64(window))).time(), true
 }
 
 // share is a number from 0 to 1 that belongs to an account.

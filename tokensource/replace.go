@@ -22,34 +22,33 @@ func (s *Source) Replace(ctx context.Context, failed *Token) (*Token, error) {
 	if failed == nil {
 		return nil, notConnected()
 	}
-	c, app, err := s.serving(failed.Application)
+	c, app, err := s.serving(failed.Application())
 	if err != nil {
 		return nil, err
 	}
-	if failed.Seller == "" {
+	if failed.Seller() == "" {
 		return c.replaceOwn(ctx, app, failed)
 	}
-	snap, err := c.load(ctx, app, key{application: failed.Application, seller: failed.Seller})
+	snap, err := c.load(ctx, app, failed.key)
 	if err != nil {
 		return nil, asError(err)
 	}
-	if newer := other(snap.token, failed); newer != nil {
+	if newer := other(snap.token(), failed); newer != nil {
 		return newer, nil
 	}
-	a := snap.account
-	if err := c.mayForce(app, a, failed.Pair); err != nil {
+	a, pair := snap.account, failed.Pair()
+	if err := c.mayForce(app, a, pair); err != nil {
 		// The refresh that another request asked for may be over by now.
-		if newer := other(a.snapshot(*snap.connection, app, c.now()).token, failed); newer != nil {
+		if newer := other(snap.again(app, c.now()).token(), failed); newer != nil {
 			return newer, nil
 		}
 		return nil, err
 	}
-	err = c.refresh(ctx, app, a, renewal{force: failed.Pair})
-	a.mu.Lock()
-	a.forcing--
-	a.mu.Unlock()
-	snap = a.snapshot(*snap.connection, app, c.now())
-	if newer := other(snap.token, failed); newer != nil {
+	err = c.refresh(ctx, app, a, renewal{force: pair})
+	a.lock().forcing--
+	a.unlock()
+	snap = snap.again(app, c.now())
+	if newer := other(snap.token(), failed); newer != nil {
 		return newer, nil
 	}
 	if err == nil {
@@ -60,17 +59,17 @@ func (s *Source) Replace(ctx context.Context, failed *Token) (*Token, error) {
 	}
 	// Nothing came of it, so it was not this generation's one refresh: a token
 	// that the provider withdrew must not stay dead because of one bad minute.
-	a.mu.Lock()
-	if a.forced == failed.Pair {
-		a.forced = tokenstore.PairID{}
+	u := a.lock()
+	if u.forced == pair {
+		u.forced = tokenstore.PairID{}
 	}
-	a.mu.Unlock()
+	a.unlock()
 	return nil, asError(err)
 }
 
 // other returns the token if it is another than the one that failed.
 func other(token, failed *Token) *Token {
-	if token == nil || token.AccessToken.Equal(failed.AccessToken) {
+	if token == nil || token.AccessToken().Equal(failed.AccessToken()) {
 		return nil
 	}
 	return token
@@ -84,15 +83,15 @@ func (s *Source) mayForce(app *application, a *account, pair tokenstore.PairID) 
 	standing := func(err error, after time.Duration) *Error {
 		return &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: after, Err: err}
 	}
-	a.mu.Lock()
-	a.rejected = pair
-	flying := a.flight != nil || a.forcing > 0
+	u := a.lock()
+	u.rejected = pair
+	flying := u.flight != nil || u.forcing > 0
 	if flying {
-		a.forcing++
+		u.forcing++
 	}
-	done := a.forced == pair
-	since := now.Sub(a.forcedAt)
-	a.mu.Unlock()
+	done := u.forced == pair
+	since := now.Sub(u.forcedAt)
+	a.unlock()
 	if flying {
 		// It is being refreshed, or about to be: all who hold the old token wait for
 		// the new one.
@@ -104,16 +103,16 @@ func (s *Source) mayForce(app *application, a *account, pair tokenstore.PairID) 
 	if since >= 0 && since < forcePause {
 		return standing(errors.New("the account was refreshed for a 401 less than a minute ago"), forcePause-since)
 	}
-	may, first := app.state.mayReplace(now, a.id)
+	may, first := app.state.mayReplace(now, a.id())
 	if first {
 		s.observe(Event{Name: EventAlarm, Application: app.Name, Reason: ReasonProvider, RetryAfter: rejectPause, Err: errBurst})
 	}
 	if !may {
 		return standing(errBurst, rejectPause)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.forced, a.forcedAt = pair, now
-	a.forcing++
+	u = a.lock()
+	defer a.unlock()
+	u.forced, u.forcedAt = pair, now
+	u.forcing++
 	return nil
 }

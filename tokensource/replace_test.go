@@ -28,7 +28,7 @@ func TestATokenThatGotA401IsReplacedByANewerOneOrByOneRefresh(t *testing.T) {
 			callers.Go(func() {
 				newer, err := a.Replace(t.Context(), failed)
 				if assert.NoError(t, err, "who comes while it is refreshed waits for the new token") {
-					assert.Equal(t, int64(100), w.provider.owner(newer.AccessToken))
+					assert.Equal(t, int64(100), w.provider.owner(newer.AccessToken()))
 				}
 			})
 		}
@@ -36,11 +36,11 @@ func TestATokenThatGotA401IsReplacedByANewerOneOrByOneRefresh(t *testing.T) {
 		require.Equal(t, 1, w.provider.count())
 		newer, err := a.Replace(t.Context(), failed)
 		require.NoError(t, err)
-		require.False(t, newer.AccessToken.Equal(failed.AccessToken))
+		require.False(t, newer.AccessToken().Equal(failed.AccessToken()))
 		// Another instance reads it, and refreshes nothing.
 		again, err := b.Replace(t.Context(), failed)
 		require.NoError(t, err)
-		require.True(t, again.AccessToken.Equal(newer.AccessToken))
+		require.True(t, again.AccessToken().Equal(newer.AccessToken()))
 		require.Equal(t, 1, w.provider.count())
 
 		// At most once a minute for an account.
@@ -149,7 +149,7 @@ func TestAnApplicationsTokenIsSharedAndRenewedBeforeItsEnd(t *testing.T) {
 		own := func() *Token {
 			token, err := i.ApplicationToken(t.Context(), "", 5*time.Minute)
 			require.NoError(t, err)
-			require.Empty(t, token.Seller)
+			require.Empty(t, token.Seller())
 			return token
 		}
 		var callers sync.WaitGroup

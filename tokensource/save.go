@@ -83,7 +83,7 @@ func (l *landing) run(ctx context.Context) (tokenstore.Account, error) {
 func (l *landing) try(ctx context.Context) (tokenstore.Account, error) {
 	ctx, cancel := context.WithTimeout(ctx, landWait)
 	defer cancel()
-	id := l.account.id
+	id := l.account.id()
 	if l.written || l.consent && l.pair.Authorization == 0 {
 		state, err := l.store.Account(ctx, id)
 		switch {
@@ -119,8 +119,8 @@ func (l *landing) try(ctx context.Context) (tokenstore.Account, error) {
 // voided deletes the pair, which a disconnect that looked earlier could not see.
 // A consent is newer than the disconnect: it is added again, above it.
 func (l *landing) voided(ctx context.Context) error {
-	if err := l.store.DeletePairs(ctx, l.account.id, l.pair.PairID); err != nil {
-		return fmt.Errorf("deleting void pair %s of account %s: %w", l.pair.PairID, l.account.id, err)
+	if err := l.store.DeletePairs(ctx, l.account.id(), l.pair.PairID); err != nil {
+		return fmt.Errorf("deleting void pair %s of account %s: %w", l.pair.PairID, l.account.id(), err)
 	}
 	if !l.consent {
 		return errVoid
@@ -154,12 +154,12 @@ func (l *landing) trouble(cause error) {
 		l.mu.Lock()
 		pair := l.pair
 		l.mu.Unlock()
-		err := l.spill.write(l.source.config.SpillDir, l.keyring, l.account.id, pair)
+		err := l.spill.write(l.source.config.SpillDir, l.keyring, l.account.id(), pair)
 		if err != nil {
 			cause = errors.Join(cause, err)
 		}
 		l.source.observe(Event{
-			Name: EventAlarm, Application: l.app.Name, Account: l.account.id, Pair: pair.PairID, Reason: ReasonStore,
+			Name: EventAlarm, Application: l.app.Name, Account: l.account.id(), Pair: pair.PairID, Reason: ReasonStore,
 			Err: fmt.Errorf("the store does not take a new pair of tokens; it is tried again until it does: %w", cause),
 		})
 		if l.early != nil {
@@ -177,7 +177,7 @@ func (l *landing) renew(ctx context.Context) {
 	defer cancel()
 	next := *l.intent
 	next.At = wall(l.source.now())
-	if l.store.PutIntent(ctx, l.account.id, next) == nil {
+	if l.store.PutIntent(ctx, l.account.id(), next) == nil {
 		*l.intent = next
 	}
 }

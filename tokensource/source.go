@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
@@ -54,6 +55,7 @@ type opened struct {
 
 type application struct {
 	Application
+	name     unique.Handle[string]
 	clientID string
 	state    *applicationState
 }
@@ -78,7 +80,7 @@ func (m *Manager) Source(config Config) *Source {
 			state = newApplicationState()
 			m.applications[k] = state
 		}
-		s.applications[a.Name] = &application{Application: a, clientID: k.clientID, state: state}
+		s.applications[a.Name] = &application{Application: a, name: unique.Make(a.Name), clientID: k.clientID, state: state}
 	}
 	return s
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-	"unique"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
@@ -31,13 +30,13 @@ func (s *Source) Token(ctx context.Context, application, seller string, minValid
 	if seller == "" {
 		return nil, notConnected()
 	}
-	k := key{application: application, seller: seller}
+	k := key{application: app.name, seller: seller}
 	now := c.now()
 	if e, ok := c.realm.entries.GetIfPresent(k); ok {
 		snap := e.snapshot.Load()
-		if snap.connection.Account.ClientID == app.clientID && snap.fresh(now) && snap.lasts(now, minValidity) {
+		if snap.of(app) && snap.fresh(now) && snap.lasts(now, minValidity) {
 			c.tend(app, k, e, snap, now)
-			return snap.token, nil
+			return snap.token(), nil
 		}
 	}
 	token, err := c.fetch(ctx, app, k, minValidity)
@@ -59,7 +58,7 @@ func asError(err error) *Error {
 // tend does, in the background, what a hit shows to be of use soon: reading the
 // seller again, and renewing a token that is due.
 func (s *Source) tend(app *application, k key, e *entry, snap *snapshot, now time.Time) {
-	if !now.Before(snap.recheckAt) && e.rechecking.CompareAndSwap(false, true) {
+	if momentOf(now) >= snap.recheckAt && e.rechecking.CompareAndSwap(false, true) {
 		started := s.manager.spawn(loadWait, func(ctx context.Context) {
 			defer e.rechecking.Store(false)
 			_, _ = s.load(ctx, app, k) // what fails shows when memory has run out
@@ -68,7 +67,7 @@ func (s *Source) tend(app *application, k key, e *entry, snap *snapshot, now tim
 			e.rechecking.Store(false)
 		}
 	}
-	if snap.dueAt.IsZero() || now.Before(snap.dueAt) {
+	if snap.dueAt == 0 || instantOf(now) < snap.dueAt {
 		return
 	}
 	a := snap.account
@@ -100,7 +99,7 @@ func (s *Source) fetch(ctx context.Context, app *application, k key, minValidity
 		if e, ok := s.realm.entries.GetIfPresent(k); ok {
 			s.tend(app, k, e, snap, now)
 		}
-		return snap.token, nil
+		return snap.token(), nil
 	}
 	rctx, cancel := ctx, context.CancelFunc(func() {})
 	if snap.lasts(now, 0) {
@@ -109,9 +108,9 @@ func (s *Source) fetch(ctx context.Context, app *application, k key, minValidity
 	defer cancel()
 	err := s.refresh(rctx, app, snap.account, renewal{minValidity: minValidity})
 	// Whatever came of it: what is valid now is served.
-	now = s.now()
-	if snap = snap.account.snapshot(*snap.connection, app, now); snap.token != nil {
-		return snap.token, nil
+	snap = snap.again(app, s.now())
+	if token := snap.token(); token != nil {
+		return token, nil
 	}
 	if err == nil {
 		err = snap.known.problem()
@@ -126,7 +125,7 @@ func (s *Source) fromMemory(app *application, k key) *snapshot {
 		return nil
 	}
 	now, snap := s.now(), e.snapshot.Load()
-	if snap.connection.Account.ClientID != app.clientID || now.Before(snap.validatedAt) || !now.Before(snap.serveUntil) {
+	if !snap.of(app) || !snap.believed(now) {
 		return nil
 	}
 	if snap.known != snap.account.known.Load() {
@@ -135,40 +134,14 @@ func (s *Source) fromMemory(app *application, k key) *snapshot {
 		e.snapshot.CompareAndSwap(snap, next)
 		snap = next
 	}
-	if len(snap.known.living) == 0 {
+	if !snap.known.alive() {
 		// The seller may have reconnected at another instance just now.
 		return nil
 	}
-	if snap.known.moved && snap.token == nil {
+	if snap.known.moved && snap.pair == nil {
 		return nil // the account may have come back just now
 	}
 	return snap
-}
-
-// again is the snapshot with what its account knows now, read no later.
-func (s *snapshot) again(app *application, now time.Time) *snapshot {
-	next := s.account.snapshot(*s.connection, app, now)
-	next.validatedAt, next.recheckAt, next.serveUntil = s.validatedAt, s.recheckAt, s.serveUntil
-	return next
-}
-
-// stale is the snapshot for a while in which the store cannot be read; nil where
-// nothing is valid or the store was read too long ago.
-func (s *snapshot) stale(app *application, now time.Time) *snapshot {
-	next := s.again(app, now)
-	end := s.validatedAt.Add(staleMax)
-	if next.token == nil || s.connection.Account.ClientID != app.clientID || !now.Before(end) {
-		return nil
-	}
-	if next.validatedAt.After(now) {
-		next.validatedAt = now // the clock was set back
-	}
-	next.recheckAt = now.Add(storeRetry / 2)
-	next.serveUntil = now.Add(storeRetry)
-	if next.serveUntil.After(end) {
-		next.serveUntil = end
-	}
-	return next
 }
 
 // loadOrStale reads a seller, and waits for a store that does not answer only
@@ -234,7 +207,7 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 	}
 	for tries := 0; ; tries++ {
 		now, epoch := s.now(), s.realm.epochNow()
-		c, err := o.store.Connection(ctx, k.application, k.seller)
+		c, err := o.store.Connection(ctx, app.Name, k.seller)
 		if errors.Is(err, tokenstore.ErrNotFound) {
 			if s.realm.epochNow() != epoch && tries < 3 {
 				continue
@@ -248,7 +221,7 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 		if err != nil {
 			return nil, fmt.Errorf("reading the connection: %w", err)
 		}
-		if c.Application != k.application || c.Seller != k.seller {
+		if c.Application != app.Name || c.Seller != k.seller {
 			// Nothing but the seller's own record may choose whose token it is.
 			return nil, errors.New("reading the connection: the store returned another seller's")
 		}
@@ -256,16 +229,13 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 			s.realm.entries.Invalidate(k)
 			return nil, &Error{Status: ReconnectRequired, Reason: ReasonApplicationChanged}
 		}
-		// Texts that the configuration has already, or that others have too, are kept
-		// once for all sellers, and the seller's name once for its entry.
-		c.Application, c.Account.ClientID, c.Country = app.Name, app.clientID, unique.Make(c.Country).Value()
-		k = key{application: c.Application, seller: c.Seller}
 		a := s.realm.account(c.Account)
 		if _, err := s.read(ctx, o.store, app.Name, a); err != nil {
-			return nil, fmt.Errorf("reading account %s: %w", a.id, err)
+			return nil, fmt.Errorf("reading account %s: %w", a.id(), err)
 		}
-		snap := a.snapshot(c, app, now)
-		if s.realm.remember(k, snap, epoch) || tries >= 3 {
+		// The name that was asked for is part of a request.
+		snap := a.snapshot(key{application: app.name, seller: c.Seller}, c.ID, app, now)
+		if s.realm.remember(snap, epoch) || tries >= 3 {
 			return snap, nil
 		}
 	}
@@ -279,12 +249,12 @@ func (s *Source) vanished(ctx context.Context, store tokenstore.Store, k key) er
 		return nil
 	}
 	a := e.snapshot.Load().account
-	if len(a.known.Load().living) == 0 {
+	if !a.known.Load().alive() {
 		return nil
 	}
-	state, err := store.Account(ctx, a.id)
+	state, err := store.Account(ctx, a.id())
 	if err != nil {
-		return fmt.Errorf("reading account %s: %w", a.id, err)
+		return fmt.Errorf("reading account %s: %w", a.id(), err)
 	}
 	return wiped(ctx, store, &state)
 }

@@ -19,18 +19,41 @@ import (
 // Token is a live access token of exactly one seller, or of an application. It
 // is shared between callers and never changed.
 type Token struct {
-	Application string
-	// Seller is empty for an application's own token.
-	Seller string
-	// AccessToken is what goes after "Bearer ".
-	AccessToken secret.Secret
-	ExpiresAt   time.Time
-	PublicKey   string
-	// Connection is zero for an application's own token.
-	Connection tokenstore.Connection
-	// Pair names the pair the token belongs to.
-	Pair tokenstore.PairID
+	key
+	connection string
+	account    *account
+	pair       *pair
 }
+
+// Application is the name of the application.
+func (t *Token) Application() string { return t.key.application.Value() }
+
+// Seller is empty for an application's own token.
+func (t *Token) Seller() string { return t.seller }
+
+// Connection is the id of the seller's connection; empty for an application's own
+// token.
+func (t *Token) Connection() string { return t.connection }
+
+// Account is what the connection points to; zero for an application's own token.
+func (t *Token) Account() tokenstore.AccountID {
+	if t.account == nil {
+		return tokenstore.AccountID{}
+	}
+	return t.account.id()
+}
+
+// AccessToken is what goes after "Bearer ".
+func (t *Token) AccessToken() secret.Secret { return t.pair.accessToken() }
+
+// ExpiresAt is when the access token ends.
+func (t *Token) ExpiresAt() time.Time { return t.pair.expiresAt.time() }
+
+// PublicKey is the account's.
+func (t *Token) PublicKey() string { return t.pair.publicKey() }
+
+// Pair names the pair the token belongs to.
+func (t *Token) Pair() tokenstore.PairID { return t.pair.id() }
 
 // Status tells what a seller can do. The three are always told apart.
 type Status int

@@ -163,14 +163,14 @@ func (r *renewer) look(ctx context.Context, o *opened, app *application, a *acco
 	s := r.source
 	state, err := s.read(ctx, o.store, app.Name, a)
 	if err != nil {
-		return p, false, due, fmt.Errorf("reading account %s: %w", a.id, err)
+		return p, false, due, fmt.Errorf("reading account %s: %w", a.id(), err)
 	}
-	connections, err := o.store.Connections(ctx, a.id)
+	connections, err := o.store.Connections(ctx, a.id())
 	if err != nil {
-		return p, false, due, fmt.Errorf("listing the connections of account %s: %w", a.id, err)
+		return p, false, due, fmt.Errorf("listing the connections of account %s: %w", a.id(), err)
 	}
 	if err := s.tidy(ctx, o, a, &state); err != nil {
-		return p, false, due, fmt.Errorf("tidying account %s: %w", a.id, err)
+		return p, false, due, fmt.Errorf("tidying account %s: %w", a.id(), err)
 	}
 	if len(connections) > 0 {
 		return r.renewAt(app, a), false, state.DueAt, nil
@@ -207,10 +207,10 @@ func (s *Source) tidy(ctx context.Context, o *opened, a *account, state *tokenst
 	if len(intents) == 0 && len(marks) == 0 && !void {
 		return nil
 	}
-	unlock := lockAccount(ctx, s.manager, o.store, a.id, consentLockWait)
+	unlock := lockAccount(ctx, s.manager, o.store, a.id(), consentLockWait)
 	defer unlock()
 	for _, i := range intents {
-		if err := o.store.DeleteIntent(ctx, a.id, i); err != nil {
+		if err := o.store.DeleteIntent(ctx, a.id(), i); err != nil {
 			return err
 		}
 	}
@@ -220,7 +220,7 @@ func (s *Source) tidy(ctx context.Context, o *opened, a *account, state *tokenst
 		}
 	}
 	for _, m := range marks {
-		if err := o.store.DeleteMark(ctx, a.id, m); err != nil {
+		if err := o.store.DeleteMark(ctx, a.id(), m); err != nil {
 			return err
 		}
 	}
@@ -231,11 +231,11 @@ func (s *Source) tidy(ctx context.Context, o *opened, a *account, state *tokenst
 // disconnect: a connection that is being made at the same time sees the mark, or
 // is seen.
 func (s *Source) abandon(ctx context.Context, o *opened, app *application, a *account) error {
-	unlock := lockAccount(ctx, s.manager, o.store, a.id, consentLockWait)
+	unlock := lockAccount(ctx, s.manager, o.store, a.id(), consentLockWait)
 	defer unlock()
-	state, err := o.store.Account(ctx, a.id)
+	state, err := o.store.Account(ctx, a.id())
 	if err != nil {
-		return fmt.Errorf("reading account %s: %w", a.id, err)
+		return fmt.Errorf("reading account %s: %w", a.id(), err)
 	}
 	if state.Moved != nil || len(state.Pairs) == 0 || s.now().Before(newest(&state).Add(forgetAfter)) {
 		// Another instance was faster, a seller came back, or it was moved: what came
@@ -245,7 +245,7 @@ func (s *Source) abandon(ctx context.Context, o *opened, app *application, a *ac
 	mark := tokenstore.Mark{Connection: randomID(), Authorization: highest(&state, &tokenstore.Connection{}), At: wall(s.now())}
 	kept, err := s.release(ctx, o, app, a, mark)
 	if err == nil && !kept {
-		s.observe(Event{Name: EventForgotten, Application: app.Name, Account: a.id})
+		s.observe(Event{Name: EventForgotten, Application: app.Name, Account: a.id()})
 	}
 	return err
 }

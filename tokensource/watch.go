@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
@@ -94,16 +95,13 @@ func (s *Source) changed(c tokenstore.Change, accounts *changedAccounts) {
 	r := s.realm
 	switch {
 	case c.Seller != "":
-		k := key{application: c.Application, seller: c.Seller}
+		k := key{application: unique.Make(c.Application), seller: c.Seller}
 		// Whoever is unknown here is not to make others read again.
 		if _, known := r.entries.GetIfPresent(k); known || r.loads.busy(k) {
 			r.forget(k)
 		}
 	case c.Account != tokenstore.AccountID{}:
-		r.mu.Lock()
-		a := r.accounts[c.Account].Value()
-		r.mu.Unlock()
-		if a != nil && !accounts.add(c.Account) {
+		if r.held(c.Account) != nil && !accounts.add(c.Account) {
 			r.recheckAll(s.now())
 		}
 	default:
@@ -117,7 +115,7 @@ func (r *realm) recheckAll(now time.Time) {
 	for _, e := range r.entries.All() {
 		old := e.snapshot.Load()
 		next := *old
-		next.recheckAt = now
+		next.recheckAt = momentOf(now)
 		e.snapshot.CompareAndSwap(old, &next)
 	}
 }

@@ -105,8 +105,8 @@ func TestWhatAnotherInstanceChangesIsKnownAtOnce(t *testing.T) {
 		require.NoError(t, err)
 		store.tell(tokenstore.Change{Account: accountID(200)})
 		synctest.Wait()
-		require.True(t, i.lives("shop-2", 200).AccessToken.Equal(newer.AccessToken))
-		require.False(t, old.AccessToken.Equal(newer.AccessToken))
+		require.True(t, i.lives("shop-2", 200).AccessToken().Equal(newer.AccessToken()))
+		require.False(t, old.AccessToken().Equal(newer.AccessToken()))
 
 		require.NoError(t, other.Disconnect(t.Context(), c))
 		i.lives("shop-1", 100) // it was not told yet

@@ -136,7 +136,7 @@ func (i *instance) lives(seller string, user int64) *Token {
 	i.w.t.Helper()
 	token, err := i.token(seller)
 	require.NoError(i.w.t, err)
-	require.Equal(i.w.t, user, i.w.provider.owner(token.AccessToken), "whose token it is")
+	require.Equal(i.w.t, user, i.w.provider.owner(token.AccessToken()), "whose token it is")
 	return token
 }
 
@@ -156,7 +156,7 @@ func (i *instance) eventually(seller string, user int64) {
 	for range 1000 {
 		token, err := i.token(seller)
 		if err == nil {
-			require.Equal(i.w.t, user, i.w.provider.owner(token.AccessToken), "whose token it is")
+			require.Equal(i.w.t, user, i.w.provider.owner(token.AccessToken()), "whose token it is")
 			return
 		}
 		problem, ok := errors.AsType[*Error](err)

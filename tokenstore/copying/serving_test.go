@@ -268,7 +268,7 @@ func (s *seller) request(t *testing.T, f *fleet, i *tokensource.Source) {
 		return
 	}
 	var n, user int64
-	if _, err := fmt.Sscanf(token.AccessToken.Reveal(), "A-%d-%d", &n, &user); err != nil || user != s.user {
+	if _, err := fmt.Sscanf(token.AccessToken().Reveal(), "A-%d-%d", &n, &user); err != nil || user != s.user {
 		t.Errorf("%s was given the token of %d", s.name, user)
 	}
 }

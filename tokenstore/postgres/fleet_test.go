@@ -183,7 +183,7 @@ func (m *member) holds(t *testing.T, seller string, user int64) *tokensource.Tok
 	t.Helper()
 	token, err := m.Token(t.Context(), "", seller, 5*time.Minute)
 	require.NoError(t, err)
-	require.True(t, strings.HasSuffix(token.AccessToken.Reveal(), fmt.Sprintf("-%d", user)), "whose token it is")
+	require.True(t, strings.HasSuffix(token.AccessToken().Reveal(), fmt.Sprintf("-%d", user)), "whose token it is")
 	return token
 }
 
@@ -213,7 +213,7 @@ func TestEveryInstanceHonoursADisconnectAndAReconnectAtOnce(t *testing.T) {
 	a.connect(t, "shop-1", 3)
 	require.Eventually(t, func() bool {
 		token, err := b.Token(t.Context(), "", "shop-1", time.Minute)
-		return err == nil && strings.HasSuffix(token.AccessToken.Reveal(), "-3")
+		return err == nil && strings.HasSuffix(token.AccessToken().Reveal(), "-3")
 	}, soon, time.Millisecond)
 }
 
@@ -224,8 +224,8 @@ func TestEveryInstanceServesTheTokenThatAnotherObtained(t *testing.T) {
 	old := b.holds(t, "shop-1", 1)
 	newer, err := a.Replace(t.Context(), a.holds(t, "shop-1", 1))
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return b.holds(t, "shop-1", 1).AccessToken.Equal(newer.AccessToken) }, soon, time.Millisecond)
-	require.False(t, old.AccessToken.Equal(newer.AccessToken))
+	require.Eventually(t, func() bool { return b.holds(t, "shop-1", 1).AccessToken().Equal(newer.AccessToken()) }, soon, time.Millisecond)
+	require.False(t, old.AccessToken().Equal(newer.AccessToken()))
 	all, _, reused := p.counted()
 	require.Equal(t, 1, all)
 	require.Zero(t, reused)
@@ -324,7 +324,7 @@ func TestManyColdSellersAtOnceShareFewConnections(t *testing.T) {
 	for i := range 4 * sellers {
 		all.Go(func() error {
 			token, err := a.Token(t.Context(), "", fmt.Sprint("shop-", i%sellers+1), time.Minute)
-			if err == nil && !strings.HasSuffix(token.AccessToken.Reveal(), fmt.Sprintf("-%d", i%sellers+1)) {
+			if err == nil && !strings.HasSuffix(token.AccessToken().Reveal(), fmt.Sprintf("-%d", i%sellers+1)) {
 				err = fmt.Errorf("seller %d was given another's token", i%sellers+1)
 			}
 			return err

@@ -82,13 +82,13 @@ func TestAReplicaThatLagsIsNeverReadFrom(t *testing.T) {
 	for _, asked := range []string{"", "target_session_attrs=any", "target_session_attrs=standby", "target_session_attrs=prefer-standby", "target_session_attrs=read-only"} {
 		join(t, p, database(t, replica.DSN(asked)), 0).unavailable(t, "shop-1")
 	}
-	require.True(t, a.holds(t, "shop-1", 1).AccessToken.Equal(newer.AccessToken), "what is valid serves on")
+	require.True(t, a.holds(t, "shop-1", 1).AccessToken().Equal(newer.AccessToken()), "what is valid serves on")
 
 	require.NoError(t, primary.Start())
 	for _, m := range []*member{follows, a} {
 		require.Eventually(t, func() bool {
 			token, err := m.Token(t.Context(), "", "shop-1", 5*time.Minute)
-			return err == nil && token.AccessToken.Equal(newer.AccessToken)
+			return err == nil && token.AccessToken().Equal(newer.AccessToken())
 		}, time.Minute, 10*time.Millisecond)
 	}
 	all, _, reused := p.counted()
@@ -135,7 +135,7 @@ func TestAPairThatTheNewServerNeverHadIsAddedAgainByWhoKnowsIt(t *testing.T) {
 	for seller, want := range newer {
 		require.Eventually(t, func() bool {
 			token, err := b.Token(t.Context(), "", seller, 5*time.Minute)
-			return err == nil && token.AccessToken.Equal(want.AccessToken)
+			return err == nil && token.AccessToken().Equal(want.AccessToken())
 		}, time.Minute, 10*time.Millisecond)
 	}
 	require.Equal(t, tokensource.ReconnectRequired, b.status(t, "shop-3"))
@@ -166,7 +166,7 @@ func TestAPairThatASynchronousReplicaDoesNotHaveIsNotTakenForSaved(t *testing.T)
 
 	require.Eventually(t, func() bool { return !spilled() }, time.Minute, 10*time.Millisecond)
 	require.Equal(t, 1, ask[int](t, replica.DSN(), highest))
-	require.True(t, a.holds(t, "shop-1", 1).AccessToken.Equal(newer.AccessToken))
+	require.True(t, a.holds(t, "shop-1", 1).AccessToken().Equal(newer.AccessToken()))
 	all, _, reused := p.counted()
 	require.Equal(t, 1, all)
 	require.Zero(t, reused)
