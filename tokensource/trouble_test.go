@@ -3,6 +3,7 @@ package tokensource
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,11 +87,11 @@ func TestAConfigurationThatMendsTheStoreEndsTheTroubleOfTheOneBefore(t *testing.
 
 func TestAStoreThatWasDownAtTheStartIsTriedAgainSoonHoweverLongItWasDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := true
+		var up atomic.Bool
 		i := newWorld(t).instance(func(c *Config) {
 			open := c.Open
 			c.Open = func(ctx context.Context) (tokenstore.Store, *secret.Keyring, error) {
-				if down {
+				if !up.Load() {
 					return nil, nil, errors.New("connection refused")
 				}
 				return open(ctx)
@@ -100,7 +101,7 @@ func TestAStoreThatWasDownAtTheStartIsTriedAgainSoonHoweverLongItWasDown(t *test
 			require.LessOrEqual(t, i.problem("shop-1").RetryAfter, 25*time.Second)
 			time.Sleep(time.Second)
 		}
-		down = false
+		up.Store(true)
 		time.Sleep(time.Minute)
 		require.Equal(t, NotConnected, i.problem("shop-1").Status)
 		require.Equal(t, [2]int{1, 1}, i.toldOfStore())
