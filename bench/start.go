@@ -59,10 +59,10 @@ type Store struct {
 	lines   [2]string // of the Caddyfile: storage, and store
 	// provider is nobody where it is not set: nothing is due, and nobody asks.
 	provider string
-	rounds  []storeRound
-	Filled  time.Duration
-	Storm   Storm
-	Walk    Walk
+	rounds   []storeRound
+	Filled   time.Duration
+	Storm    Storm
+	Walk     Walk
 }
 
 // storeRound is one start of a process.
