@@ -159,12 +159,26 @@ func percentDecoded(path string) string {
 }
 
 func hasOAuthSegment(path string) bool {
+	if !mentions(path, "oauth") {
+		return false // nearly all paths, at little cost
+	}
 	for segment := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
 		name := segment
 		if end := strings.IndexAny(segment, ";?#"); end >= 0 {
 			name = segment[:end]
 		}
 		if strings.EqualFold(strings.TrimRight(strings.TrimSpace(name), ". \x00"), "oauth") {
+			return true
+		}
+	}
+	return false
+}
+
+// mentions reports whether a word of small ASCII letters is somewhere in a text,
+// in letters of any case.
+func mentions(text, word string) bool {
+	for i := range len(text) - len(word) + 1 {
+		if text[i]|0x20 == word[0] && strings.EqualFold(text[i:i+len(word)], word) {
 			return true
 		}
 	}

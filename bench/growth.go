@@ -83,20 +83,33 @@ func (b *bench) growth(ctx context.Context, r *Report) error {
 	}
 	for round := range b.growthRounds {
 		b.say("sellers in memory: round %d of %d", round+1, b.growthRounds)
-		for _, i := range shuffled(len(all)) {
-			got, err := b.send(ctx, all[i].load(b.costLength))
-			if err != nil {
+		for _, i := range shuffled(len(all) - 2) {
+			if err := b.growthRound(ctx, all[0], all[1], all[2+i]); err != nil {
 				return err
 			}
-			all[i].rounds = append(all[i].rounds, got)
-		}
-		first, second := all[0].rounds[round].cpuPerRequest(), all[1].rounds[round].cpuPerRequest()
-		all[0].parts = append(all[0].parts, second/first)
-		for _, g := range all[2:] {
-			g.parts = append(g.parts, g.rounds[round].cpuPerRequest()/middle(first, second))
 		}
 	}
 	r.Growth = append(all[:1], all[2:]...)
+	return nil
+}
+
+// growthRound measures a process beside the two with one seller, at the same time.
+func (b *bench) growthRound(ctx context.Context, first, second, crowded *Growth) error {
+	three := []*Growth{first, second, crowded}
+	loads := make([]load, len(three))
+	for i, g := range three {
+		loads[i] = g.load(b.costLength)
+	}
+	got, err := b.together(ctx, loads)
+	if err != nil {
+		return err
+	}
+	for i, g := range three {
+		g.rounds = append(g.rounds, got[i])
+	}
+	one, other := got[0].cpuPerRequest(), got[1].cpuPerRequest()
+	first.parts = append(first.parts, other/one)
+	crowded.parts = append(crowded.parts, got[2].cpuPerRequest()/middle(one, other))
 	return nil
 }
 

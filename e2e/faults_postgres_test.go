@@ -161,7 +161,7 @@ func postgresFaults() []fault {
 	add("the schema is not permitted", whenServing, troubled("permission denied"),
 		statements("alter schema mercadopago owner to caddy", "alter schema mercadopago owner to %[1]s").whileServing)
 	f = add("the tables are empty (another database)", whenServing, nil, unmounted)
-	f.ended, f.how = stranger, "when they are filled again"
+	f.ended, f.may, f.how = stranger, alarmed("is it the right database"), "when they are filled again"
 	f = add("the tables are empty (another database)", "for longer than memory is believed (30 s)", alarmed("is it the right database"), unmounted)
 	f.faulty, f.ended, f.how = true, stranger, "when they are filled again"
 

@@ -80,7 +80,7 @@ func recordFaults() []fault {
 	f.told = []told{{"warn", "reconnect_required", "invalid_grant", ""}}
 	f.how, f.reuse = "200 once the seller has reconnected: nobody has the living pair", 1
 	f = add("the folder is empty (a volume that is not mounted)", "", unmounted)
-	f.ended, f.told, f.how = stranger, nil, "when the folder is there again"
+	f.ended, f.told, f.may, f.how = stranger, nil, alarmed("is its volume mounted"), "when the folder is there again"
 	f = add("the folder is empty (a volume that is not mounted)", "is its volume mounted", unmounted)
 	f.faulty, f.when = true, "for longer than memory is believed (30 s)"
 	f.ended, f.how = stranger, "when the folder is there again"

@@ -48,7 +48,7 @@ func wiped(ctx context.Context, store tokenstore.Store, state *tokenstore.Accoun
 		return fmt.Errorf("listing the connections of account %s: %w", state.ID, err)
 	}
 	if len(connections) == 0 {
-		return fmt.Errorf("the store has lost account %s, which memory knows: is its volume mounted, is it the right database?", state.ID)
+		return &tokenstore.UnreadableError{Err: fmt.Errorf("the store has lost account %s, which memory knows: is its volume mounted, is it the right database?", state.ID)}
 	}
 	return nil
 }
