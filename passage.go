@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -107,13 +106,17 @@ func (p *passage) egress() error {
 	query := p.request.URL.RawQuery
 	p.request.URL.RawQuery = stripAccessToken(query)
 	defer func() { p.request.URL.RawQuery = query }()
-	again := replays.Get().(*replay)
-	defer again.release()
-	kept, err := again.keep(p)
+	again, kept, err := keep(p)
 	if err != nil {
 		return caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("reading the request's body: %w", err))
 	}
-	p.hold = kept
+	// On the stack, for every request pays for the copy, and few need it: what is in
+	// here must not be assigned to anything that lives on.
+	var room headerRoom
+	var headers keptHeaders
+	if p.hold = kept; kept {
+		headers = room.keep(p)
+	}
 	if err := p.attempt(); err != nil || !p.denied {
 		return err
 	}
@@ -127,6 +130,7 @@ func (p *passage) egress() error {
 		return p.release()
 	}
 	again.restore(p)
+	headers.restore(p)
 	p.hold, p.held, p.denied = false, nil, false
 	p.token = fresh
 	// It may be of another account, if the seller has switched meanwhile.
@@ -209,56 +213,35 @@ func (p *passage) release() error {
 	return err
 }
 
-// replay is a request as it was before the first attempt.
+// replay is a request as it was before the first attempt, but for its headers.
 type replay struct {
 	method, host, requestURI string
 	url                      url.URL
-	header, responseHeader   keptHeader
 	body                     []byte // nil where there is none
 	contentLength            int64
 	transferEncoding         []string
-	groups                   []string
-
-	// Room for what most requests have.
-	fields [24]keptField
-	values [24]string
-	group  [4]string
-}
-
-// replays are used again: every request on egress needs one, and few are sent
-// twice.
-var replays = sync.Pool{New: func() any { return new(replay) }}
-
-// release gives a replay back, with nothing of the request in it.
-func (again *replay) release() {
-	*again = replay{}
-	replays.Put(again)
 }
 
 // keep keeps what is needed to send a request again, with its body, which is
 // read here. It reports false for a request that may not be sent again.
-func (again *replay) keep(p *passage) (bool, error) {
+func keep(p *passage) (again replay, ok bool, err error) {
 	r, limit := p.request, p.handler.Egress.maxReplayBody
 	if limit == 0 || !repeatable(r) || len(r.Trailer) > 0 || r.ContentLength < 0 || r.ContentLength > limit {
-		return false, nil
+		return again, false, nil
 	}
-	again.method, again.host, again.requestURI, again.url = r.Method, r.Host, r.RequestURI, *r.URL
-	again.contentLength, again.transferEncoding = r.ContentLength, r.TransferEncoding
-	again.header = keepHeader(again.fields[:0:16], again.values[:0:18], r.Header)
-	again.responseHeader = keepHeader(again.fields[16:16], again.values[18:18], p.Header())
-	again.groups = again.group[:0]
-	for group := range routeGroups(r) {
-		again.groups = append(again.groups, group)
+	again = replay{
+		method: r.Method, host: r.Host, requestURI: r.RequestURI, url: *r.URL,
+		contentLength: r.ContentLength, transferEncoding: r.TransferEncoding,
 	}
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
-		return true, nil
+		return again, true, nil
 	}
 	again.body = make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, again.body); err != nil {
-		return false, err
+		return again, false, err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(again.body))
-	return true, nil
+	return again, true, nil
 }
 
 // repeatable reports whether a request may be sent twice: by its method (RFC
@@ -269,24 +252,53 @@ func repeatable(r *http.Request) bool {
 	}, r.Method) || r.Header.Get("X-Idempotency-Key") != ""
 }
 
-// restore makes a passage's request, and its response's header, what they were
-// before the first attempt.
+// restore makes a passage's request what it was before the first attempt.
 func (again *replay) restore(p *passage) {
 	r := p.request
 	r.Method, r.Host, r.RequestURI = again.method, again.host, again.requestURI
 	*r.URL = again.url
 	r.ContentLength, r.TransferEncoding = again.contentLength, again.transferEncoding
-	again.header.restore(r.Header)
-	again.responseHeader.restore(p.Header())
-	if groups := routeGroups(r); groups != nil {
-		clear(groups)
-		for _, group := range again.groups {
-			groups[group] = struct{}{}
-		}
-	}
 	if again.body != nil {
 		// A reader of its own: a transport may still read from the first one.
 		r.Body = io.NopCloser(bytes.NewReader(again.body))
+	}
+}
+
+// keptHeaders are the headers of a request, and of its response, before the first
+// attempt, with what Caddy had noted of the request's way.
+type keptHeaders struct {
+	request, response keptHeader
+	groups            []string
+}
+
+// headerRoom is room for what most requests have.
+type headerRoom struct {
+	fields [24]keptField
+	values [24]string
+	groups [4]string
+}
+
+func (room *headerRoom) keep(p *passage) keptHeaders {
+	kept := keptHeaders{
+		request:  keepHeader(room.fields[:0:16], room.values[:0:18], p.request.Header),
+		response: keepHeader(room.fields[16:16], room.values[18:18], p.Header()),
+		groups:   room.groups[:0],
+	}
+	for group := range routeGroups(p.request) {
+		kept.groups = append(kept.groups, group)
+	}
+	return kept
+}
+
+// restore makes the headers what they were.
+func (k *keptHeaders) restore(p *passage) {
+	k.request.restore(p.request.Header)
+	k.response.restore(p.Header())
+	if groups := routeGroups(p.request); groups != nil {
+		clear(groups)
+		for _, group := range k.groups {
+			groups[group] = struct{}{}
+		}
 	}
 }
 
@@ -316,7 +328,7 @@ func keepHeader(fields []keptField, values []string, header http.Header) keptHea
 
 // restore makes a header what it was, in place: others hold the same map. Its
 // values are copied once more, for the room is not theirs.
-func (k keptHeader) restore(header http.Header) {
+func (k *keptHeader) restore(header http.Header) {
 	clear(header)
 	for _, f := range k.fields {
 		header[f.name] = nil
