@@ -46,17 +46,11 @@ type Growth struct {
 
 	server *server
 	url    string
-	rounds []loaded
 	parts  []float64 // of the CPU time of a request with one seller
 }
 
 // CPU is the CPU time of a request, as a part of that with one seller.
 func (g *Growth) CPU() spread { return spreadOf(g.parts) }
-
-// Micros is the CPU time of a request in microseconds.
-func (g *Growth) Micros() spread {
-	return spreadOf(each(g.rounds, func(l loaded) float64 { return l.cpuPerRequest() / 1e3 }))
-}
 
 // growth measures the same request with more and more sellers in memory. The first
 // two processes have one seller each: the second is held against the first to see
@@ -103,9 +97,6 @@ func (b *bench) growthRound(ctx context.Context, first, second, crowded *Growth)
 	got, err := b.together(ctx, loads)
 	if err != nil {
 		return err
-	}
-	for i, g := range three {
-		g.rounds = append(g.rounds, got[i])
 	}
 	one, other := got[0].cpuPerRequest(), got[1].cpuPerRequest()
 	first.parts = append(first.parts, other/one)

@@ -60,7 +60,6 @@ type Store struct {
 	// provider is nobody where it is not set: nothing is due, and nobody asks.
 	provider string
 	rounds   []storeRound
-	Filled   time.Duration
 	Storm    Storm
 	Walk     Walk
 }
@@ -129,11 +128,9 @@ func (b *bench) stores(ctx context.Context, r *Report) error {
 	folder := filepath.Join(b.dir, "files")
 	files.lines = [2]string{"storage file_system " + folder}
 	b.say("filling a folder with %s sellers", count(files.Sellers))
-	begun := time.Now()
 	if err := fillFiles(ctx, folder, files.Sellers); err != nil {
 		return err
 	}
-	files.Filled = time.Since(begun)
 	var err error
 	if r.FolderSize, err = folderSize(folder, files.Sellers); err != nil {
 		return err
@@ -147,11 +144,9 @@ func (b *bench) stores(ctx context.Context, r *Report) error {
 	database := &Store{Name: "PostgreSQL", Sellers: b.onPostgres}
 	database.lines = [2]string{"storage file_system " + filepath.Join(b.dir, "beside"), "store postgres " + server.DSN()}
 	b.say("filling PostgreSQL with %s sellers", count(database.Sellers))
-	begun = time.Now()
-	if err := fillPostgres(ctx, server.DSN(), database.Sellers, begun); err != nil {
+	if err := fillPostgres(ctx, server.DSN(), database.Sellers, time.Now()); err != nil {
 		return err
 	}
-	database.Filled = time.Since(begun)
 	if r.Tables, err = tables(ctx, server.DSN(), database.Sellers); err != nil {
 		return err
 	}
