@@ -252,19 +252,27 @@ func (b *bench) cost(ctx context.Context, r *Report) error {
 }
 
 // costRound measures a mode and two identical baselines at the same time: what
-// disturbs the machine disturbs all three.
+// disturbs the machine disturbs all three. It does so three times, so that each of
+// the three processes is each of them once, and none favours one.
 func (b *bench) costRound(ctx context.Context, w *costWorld, m *Mode, connections int) error {
-	var loads [3]load
-	who := shuffled(len(loads))
-	for i, site := range []string{"STATIC", "STATIC", m.site} {
-		loads[i] = w.load(w.servers[who[i]], site, m.cookie, connections)
-		loads[i].warmUp, loads[i].length = b.costLength/4, b.costLength
+	var round costRound
+	who := shuffled(len(w.servers))
+	for range w.servers {
+		var loads [len(w.servers)]load
+		for i, site := range []string{"STATIC", "STATIC", m.site} {
+			loads[i] = w.load(w.servers[who[i]], site, m.cookie, connections)
+			loads[i].warmUp, loads[i].length = b.costLength/4, b.costLength
+		}
+		got, err := b.together(ctx, loads[:])
+		if err != nil {
+			return err
+		}
+		round.first.add(got[0])
+		round.second.add(got[1])
+		round.mode.add(got[2])
+		who = append(who[1:], who[0])
 	}
-	got, err := b.together(ctx, loads[:])
-	if err != nil {
-		return err
-	}
-	m.rounds = append(m.rounds, costRound{got[0], got[1], got[2]})
+	m.rounds = append(m.rounds, round)
 	return nil
 }
 

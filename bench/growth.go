@@ -46,11 +46,36 @@ type Growth struct {
 
 	server *server
 	url    string
-	parts  []float64 // of the CPU time of a request with one seller
+	rounds []growthRound
 }
 
-// CPU is the CPU time of a request, as a part of that with one seller.
-func (g *Growth) CPU() spread { return spreadOf(g.parts) }
+// growthRound is a process beside the others with one seller.
+type growthRound struct {
+	crowded loaded
+	single  []loaded
+}
+
+func (r growthRound) part() float64 {
+	var single loaded
+	for _, l := range r.single {
+		single.add(l)
+	}
+	return r.crowded.cpuPerRequest() / single.cpuPerRequest()
+}
+
+// CPU is the CPU time of a request, as a part of that with one seller: of all rounds
+// together, for a collection of garbage falls into few of them when there are many
+// sellers.
+func (g *Growth) CPU() spread {
+	s := spreadOf(each(g.rounds, growthRound.part))
+	var all growthRound
+	for _, r := range g.rounds {
+		all.crowded.add(r.crowded)
+		all.single = append(all.single, r.single...)
+	}
+	s.Value = all.part()
+	return s
+}
 
 // growth measures the same request with more and more sellers in memory. The first
 // two processes have one seller each: the second is held against the first to see
@@ -78,7 +103,7 @@ func (b *bench) growth(ctx context.Context, r *Report) error {
 	for round := range b.growthRounds {
 		b.say("sellers in memory: round %d of %d", round+1, b.growthRounds)
 		for _, i := range shuffled(len(all) - 2) {
-			if err := b.growthRound(ctx, all[0], all[1], all[2+i]); err != nil {
+			if err := b.growRound(ctx, all[0], all[1], all[2+i]); err != nil {
 				return err
 			}
 		}
@@ -87,20 +112,19 @@ func (b *bench) growth(ctx context.Context, r *Report) error {
 	return nil
 }
 
-// growthRound measures a process beside the two with one seller, at the same time.
-func (b *bench) growthRound(ctx context.Context, first, second, crowded *Growth) error {
+// growRound measures a process beside the two with one seller, at the same time.
+func (b *bench) growRound(ctx context.Context, first, second, crowded *Growth) error {
 	three := []*Growth{first, second, crowded}
 	loads := make([]load, len(three))
 	for i, g := range three {
-		loads[i] = g.load(b.costLength)
+		loads[i] = g.load(b.growthLength)
 	}
 	got, err := b.together(ctx, loads)
 	if err != nil {
 		return err
 	}
-	one, other := got[0].cpuPerRequest(), got[1].cpuPerRequest()
-	first.parts = append(first.parts, other/one)
-	crowded.parts = append(crowded.parts, got[2].cpuPerRequest()/middle(one, other))
+	first.rounds = append(first.rounds, growthRound{got[1], got[:1]})
+	crowded.rounds = append(crowded.rounds, growthRound{got[2], got[:2]})
 	return nil
 }
 
@@ -152,7 +176,7 @@ func (g *Growth) load(length time.Duration) load {
 	return load{
 		url: g.url + "/orders?page=2", headers: []string{"User-Agent: bench", "Accept: application/json", "X-Seller: shop-{n}"},
 		connections: 64, pick: min(g.Sellers, 1000), among: g.Sellers, pid: g.server.Process.Pid, status: http.StatusOK,
-		warmUp: length / 3, length: length,
+		warmUp: length / 8, length: length,
 	}
 }
 

@@ -49,6 +49,16 @@ type loaded struct {
 	P99      time.Duration `json:"p99_ns"`
 }
 
+// add adds another load, as long; what is a latency becomes the sum of both, which
+// only compares with another such sum.
+func (l *loaded) add(other loaded) {
+	l.Requests += other.Requests
+	l.Elapsed += other.Elapsed
+	l.CPU += other.CPU
+	l.P50 += other.P50
+	l.P99 += other.P99
+}
+
 func (l loaded) cpuPerRequest() float64 { return float64(l.CPU) / float64(l.Requests) }
 func (l loaded) perSecond() float64     { return float64(l.Requests) / l.Elapsed.Seconds() }
 

@@ -65,7 +65,7 @@ func plotRatios(title string, marks []mark) string {
 	for i, m := range marks {
 		y := float64(plotTop + rowHeight*i + rowHeight/2)
 		fmt.Fprintf(s, `<text text-anchor="end" x="%d" y="%.1f">%s</text>`+"\n", plotLeft-12, y+4, html.EscapeString(m.label))
-		if m.aa.Median > 0 {
+		if m.aa.Value > 0 {
 			whisker(s, "base", x, m.aa, y+7)
 		}
 		whisker(s, "ours", x, m.measured, y-3)
@@ -86,7 +86,7 @@ func begin(title string, height int) *strings.Builder {
 
 func whisker(s *strings.Builder, class string, x func(float64) float64, at spread, y float64) {
 	fmt.Fprintf(s, `<line class="%s" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke-width="2"/><circle class="%s" cx="%.1f" cy="%.1f" r="4"/>`+"\n",
-		class, x(at.Low), x(at.High), y, y, class, x(at.Median), y)
+		class, x(at.Low), x(at.High), y, y, class, x(at.Value), y)
 }
 
 // bar is one row of a plot of amounts.
@@ -143,7 +143,7 @@ func (r *Report) plots() map[string]string {
 	if len(r.Stores) > 0 {
 		bars := make([]bar, 0, 2*len(r.Stores))
 		for _, s := range r.Stores {
-			started, plain := s.Started().Median, s.Plain().Median
+			started, plain := s.Started().Value, s.Plain().Value
 			bars = append(bars,
 				bar{fmt.Sprintf("%s, %s", s.Name, count(s.Sellers)), started, rounded(started) + " ms"},
 				bar{"without the plugin", plain, rounded(plain) + " ms"})

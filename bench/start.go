@@ -100,12 +100,12 @@ func (s *Store) Plain() spread {
 
 // Memory is what the process has in use then, and PlainMemory without the plugin.
 func (s *Store) Memory() float64 {
-	return spreadOf(each(s.rounds, func(r storeRound) float64 { return r.startMemory })).Median
+	return spreadOf(each(s.rounds, func(r storeRound) float64 { return r.startMemory })).Value
 }
 
 // PlainMemory is that of a Caddy without the plugin.
 func (s *Store) PlainMemory() float64 {
-	return spreadOf(each(s.rounds, func(r storeRound) float64 { return r.plainMemory })).Median
+	return spreadOf(each(s.rounds, func(r storeRound) float64 { return r.plainMemory })).Value
 }
 
 // Latency is that of cold or warm sellers, p50 or p99, in milliseconds.

@@ -8,8 +8,9 @@ import (
 // shuffled returns the numbers below n in an order of their own.
 func shuffled(n int) []int { return rand.Perm(n) } //nolint:gosec // chance is all that is asked of it
 
-// spread is a median with the tenth and the ninetieth percentile of the rounds.
-type spread struct{ Low, Median, High float64 }
+// spread is a value, the median unless it says otherwise, with the tenth and the
+// ninetieth percentile of the rounds.
+type spread struct{ Low, Value, High float64 }
 
 func spreadOf(values []float64) spread {
 	if len(values) == 0 {
