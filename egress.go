@@ -2,7 +2,6 @@ package mercadopago
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -95,8 +94,8 @@ func (e *Egress) refuses(r *http.Request) string {
 // on this machine too, and any site's page can have one post to a loopback
 // address; apps that call an API do not send this header.
 func fromPage(r *http.Request) bool {
-	site := r.Header.Get("Sec-Fetch-Site")
-	return site != "" && site != "none"
+	site := r.Header["Sec-Fetch-Site"]
+	return len(site) > 0 && site[0] != "" && site[0] != "none"
 }
 
 // admits reports whether a peer may call. A peer without an IP address came by
@@ -105,15 +104,11 @@ func (e *Egress) admits(remote string) bool {
 	if remote == "" || remote[0] == '@' || remote[0] == '/' {
 		return true
 	}
-	host, _, err := net.SplitHostPort(remote)
+	peer, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return false
 	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return false
-	}
-	addr = addr.Unmap().WithZone("")
+	addr := peer.Addr().Unmap().WithZone("")
 	for _, prefix := range e.clients {
 		if prefix.Contains(addr) {
 			return true

@@ -213,7 +213,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.Webhook.isFor(r) {
 		return h.serveWebhook(w, r, next)
 	}
-	seller := h.seller.fill(repl)
+	seller := h.seller.fill(repl, r.Header)
 	if h.pages && h.serveConnect(w, r, seller) {
 		tell(repl, h.Application, seller, nil)
 		return nil

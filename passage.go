@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -247,9 +246,11 @@ func keep(p *passage) (again replay, ok bool, err error) {
 // repeatable reports whether a request may be sent twice: by its method (RFC
 // 9110 §9.2.2), or because the API knows a repetition by its key.
 func repeatable(r *http.Request) bool {
-	return slices.Contains([]string{
-		http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete,
-	}, r.Method) || r.Header.Get("X-Idempotency-Key") != ""
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return r.Header.Get("X-Idempotency-Key") != ""
 }
 
 // restore makes a passage's request what it was before the first attempt.
@@ -273,17 +274,15 @@ type keptHeaders struct {
 
 // headerRoom is room for what most requests have.
 type headerRoom struct {
-	fields [24]keptField
-	values [24]string
+	fields [20]keptField
+	values [20]string
 	groups [4]string
 }
 
 func (room *headerRoom) keep(p *passage) keptHeaders {
-	kept := keptHeaders{
-		request:  keepHeader(room.fields[:0:16], room.values[:0:18], p.request.Header),
-		response: keepHeader(room.fields[16:16], room.values[18:18], p.Header()),
-		groups:   room.groups[:0],
-	}
+	kept := keptHeaders{request: keepHeader(room.fields[:0], room.values[:0], p.request.Header), groups: room.groups[:0]}
+	rest := kept.request
+	kept.response = keepHeader(rest.fields[len(rest.fields):], rest.values[len(rest.values):], p.Header())
 	for group := range routeGroups(p.request) {
 		kept.groups = append(kept.groups, group)
 	}
@@ -312,16 +311,16 @@ type keptHeader struct {
 // keptField is a field, and where its values begin and end.
 type keptField struct {
 	name     string
-	from, to int
+	from, to uint32
 	absent   bool // its values are nil, which keeps a proxy from adding its own
 }
 
 // keepHeader copies into the room that it is given, as far as that goes.
 func keepHeader(fields []keptField, values []string, header http.Header) keptHeader {
 	for name, v := range header {
-		from := len(values)
+		from := uint32(len(values))
 		values = append(values, v...)
-		fields = append(fields, keptField{name, from, len(values), v == nil})
+		fields = append(fields, keptField{name, from, uint32(len(values)), v == nil})
 	}
 	return keptHeader{fields, values}
 }

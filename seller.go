@@ -2,6 +2,8 @@ package mercadopago
 
 import (
 	"errors"
+	"net/http"
+	"net/textproto"
 	"strconv"
 	"strings"
 
@@ -22,7 +24,12 @@ type template []part
 type part struct {
 	text        string
 	placeholder bool
+	// header is the field that the placeholder names, if it names one. Most do, and
+	// the way through Caddy's replacer is a long one.
+	header string
 }
+
+const headerPlaceholder = "http.request.header."
 
 // parseTemplate parses a text as Caddy writes placeholders: {name}, with \{ and
 // \} for literal braces.
@@ -43,7 +50,7 @@ func parseTemplate(text string) (template, error) {
 				parts = append(parts, part{text: literal.String()})
 				literal.Reset()
 			}
-			parts = append(parts, part{text: text[i+1 : i+end], placeholder: true})
+			parts = append(parts, placeholderPart(text[i+1:i+end]))
 			i += end
 		default:
 			literal.WriteByte(c)
@@ -55,15 +62,23 @@ func parseTemplate(text string) (template, error) {
 	return parts, nil
 }
 
+func placeholderPart(name string) part {
+	p := part{text: name, placeholder: true}
+	if header, ok := strings.CutPrefix(name, headerPlaceholder); ok {
+		p.header = textproto.CanonicalMIMEHeaderKey(header)
+	}
+	return p
+}
+
 // fill returns the text with its placeholders replaced, or "" if one of them is
 // empty or unknown, or the whole is too long to be a name.
-func (t template) fill(repl *caddy.Replacer) string {
+func (t template) fill(repl *caddy.Replacer, header http.Header) string {
 	if len(t) == 1 {
-		return bounded(t[0].value(repl))
+		return bounded(t[0].value(repl, header))
 	}
 	var whole strings.Builder
 	for _, p := range t {
-		value := p.value(repl)
+		value := p.value(repl, header)
 		if value == "" {
 			return ""
 		}
@@ -72,9 +87,12 @@ func (t template) fill(repl *caddy.Replacer) string {
 	return bounded(whole.String())
 }
 
-func (p part) value(repl *caddy.Replacer) string {
-	if !p.placeholder {
+func (p part) value(repl *caddy.Replacer, header http.Header) string {
+	switch {
+	case !p.placeholder:
 		return p.text
+	case p.header != "":
+		return strings.Join(header[p.header], ",")
 	}
 	value, _ := repl.GetString(p.text)
 	return value

@@ -1,6 +1,7 @@
 package mercadopago
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
@@ -24,6 +25,12 @@ func TestASellerWithAnEmptyOrUnknownPartIsNobody(t *testing.T) {
 		{"{long}", ""},
 		{"shop-{long}", ""},
 		{"{tricky}", "{env.MP_TEST_SECRET}"},
+		{"{http.request.header.X-Seller}", "ana"},
+		{"shop-{http.request.header.x-seller}-{tenant}", "shop-ana-uno"},
+		{"{http.request.header.X-Two}", "ana,eva"},
+		{"shop-{http.request.header.X-Empty}", ""},
+		{"shop-{http.request.header.X-None}", ""},
+		{"{http.request.header.X-Tricky}", "{env.MP_TEST_SECRET}"},
 		{"", ""},
 	} {
 		t.Run(test.text, func(t *testing.T) {
@@ -34,9 +41,10 @@ func TestASellerWithAnEmptyOrUnknownPartIsNobody(t *testing.T) {
 			repl.Set("empty", "")
 			repl.Set("long", strings.Repeat("x", maxSeller+1))
 			repl.Set("tricky", "{env.MP_TEST_SECRET}")
+			header := http.Header{"X-Seller": {"ana"}, "X-Two": {"ana", "eva"}, "X-Empty": {""}, "X-Tricky": {"{env.MP_TEST_SECRET}"}}
 			parsed, err := parseTemplate(test.text)
 			require.NoError(t, err)
-			require.Equal(t, test.want, parsed.fill(repl))
+			require.Equal(t, test.want, parsed.fill(repl, header))
 		})
 	}
 }
@@ -50,6 +58,7 @@ func TestAPlaceholderThatIsNotClosedFailsAtLoad(t *testing.T) {
 
 func FuzzSeller(f *testing.F) {
 	f.Add("shop-{user}", "ana")
+	f.Add("shop-{http.request.header.user}", "ana")
 	f.Add(`\{{user}`, "{env.HOME}")
 	f.Fuzz(func(t *testing.T, text, user string) {
 		parsed, err := parseTemplate(text)
@@ -58,7 +67,8 @@ func FuzzSeller(f *testing.F) {
 		}
 		repl := caddy.NewReplacer()
 		repl.Set("user", user)
-		seller := parsed.fill(repl)
+		header := http.Header{"User": {user}}
+		seller := parsed.fill(repl, header)
 		require.LessOrEqual(t, len(seller), maxSeller)
 		if user == "" && strings.Contains(text, "{user}") && !strings.Contains(text, `\`) {
 			require.Empty(t, seller, "an empty part makes nobody")
