@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unique"
+
+	"github.com/maypok86/otter/v2"
 )
 
 const (
@@ -32,14 +34,8 @@ type key struct {
 	seller      string
 }
 
-// entry is what memory has about a seller. A hit loads one pointer.
-type entry struct {
-	snapshot   atomic.Pointer[snapshot]
-	rechecking atomic.Bool
-}
-
-// snapshot is a connection with the best token of its account. It never
-// changes: what is newer is a new snapshot.
+// snapshot is what memory has about a seller: a connection with the best token of
+// its account. It never changes: what is newer is a new snapshot.
 type snapshot struct {
 	// Token is without a pair where no access token is valid.
 	Token
@@ -49,6 +45,8 @@ type snapshot struct {
 	dueAt instant
 
 	validatedAt, recheckAt, serveUntil moment
+	// rechecking is set while the seller is read again.
+	rechecking atomic.Bool
 }
 
 // token returns the snapshot's token, or nil where none is valid.
@@ -129,13 +127,23 @@ func (r *realm) remember(s *snapshot, epoch uint64) bool {
 	if r.epoch != epoch {
 		return false
 	}
-	e := new(entry)
-	e.snapshot.Store(s)
-	if there, added := r.entries.SetIfAbsent(s.key, e); !added {
-		s.key = there.snapshot.Load().key // it has the seller's name already
-		there.snapshot.Store(s)
-	}
+	r.entries.Compute(s.key, func(old *snapshot, there bool) (*snapshot, otter.ComputeOp) {
+		if there {
+			s.key = old.key // the cache keeps this copy of the seller's name
+		}
+		return s, otter.WriteOp
+	})
 	return true
+}
+
+// swap puts a snapshot in the place of an old one, unless that is in memory no more.
+func (r *realm) swap(old, next *snapshot) {
+	r.entries.ComputeIfPresent(old.key, func(current *snapshot) (*snapshot, otter.ComputeOp) {
+		if current != old {
+			return nil, otter.CancelOp
+		}
+		return next, otter.WriteOp
+	})
 }
 
 // forget drops a seller from memory, and makes every load that is under way read

@@ -148,7 +148,7 @@ func TestWhatMemoryHasPrintsNoToken(t *testing.T) {
 	a := newRealm(m, 1).accountFor(accountID(1), p)
 	snap := a.snapshot(key{application: unique.Make(""), seller: "shop-1"}, "c", &application{}, time.Now())
 	require.NotNil(t, snap.token())
-	for _, v := range []any{packed, &packed, a, a.known.Load(), *a.known.Load(), snap, *snap, snap.token(), *snap.token(), []pair{packed}} {
+	for _, v := range []any{packed, &packed, a, a.known.Load(), *a.known.Load(), snap, snap.token(), *snap.token(), []pair{packed}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 			require.NotContains(t, fmt.Sprintf(verb, v), "canary")
 			require.NotContains(t, fmt.Sprintf(verb, v), hex.EncodeToString([]byte("canary")))

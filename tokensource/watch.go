@@ -112,11 +112,11 @@ func (s *Source) changed(c tokenstore.Change, accounts *changedAccounts) {
 // recheckAll has every seller read again when it is next asked for, in the
 // background: whatever was missed.
 func (r *realm) recheckAll(now time.Time) {
-	for _, e := range r.entries.All() {
-		old := e.snapshot.Load()
-		next := *old
-		next.recheckAt = momentOf(now)
-		e.snapshot.CompareAndSwap(old, &next)
+	for old := range r.entries.Values() {
+		r.swap(old, &snapshot{
+			Token: old.Token, known: old.known, dueAt: old.dueAt,
+			validatedAt: old.validatedAt, recheckAt: momentOf(now), serveUntil: old.serveUntil,
+		})
 	}
 }
 
