@@ -114,7 +114,7 @@ func (s *Source) ownSnapshot(app *application, answer oauth.Answer, now time.Tim
 	given.RefreshToken = secret.Secret{} // of no use: the token can be had again at any time
 	p := pack(&given)
 	return &ownSnapshot{
-		token: &Token{key: key{application: app.name}, pair: &p},
+		token: &Token{application: app.name, pair: &p},
 		dueAt: p.expiresAt.add(-p.life() / 3),
 	}
 }

@@ -80,29 +80,33 @@ func (s *snapshot) lasts(now time.Time, minValidity time.Duration) bool {
 
 // snapshot builds a snapshot of a connection, by its id, from what memory knows.
 func (a *account) snapshot(k key, connection string, app *application, now time.Time) *snapshot {
-	known := a.known.Load()
+	m := momentOf(now)
 	s := &snapshot{
-		Token:       Token{key: k, connection: connection, account: a, pair: known.serve(now, a.rejected())},
-		known:       known,
-		validatedAt: momentOf(now),
-		recheckAt:   momentOf(now).add(recheckAfter),
-		serveUntil:  momentOf(now).add(validFor),
+		Token:       Token{application: k.application, names: k.seller + connection, sellerEnds: uint16(len(k.seller)), account: a},
+		validatedAt: m, recheckAt: m.add(recheckAfter), serveUntil: m.add(validFor),
 	}
-	switch {
-	case s.pair == nil:
-	case known.needed(now, app.RenewBefore, 0, s.pair):
-		s.dueAt = 1
-	case known.renewable() != nil:
-		s.dueAt = s.pair.dueAt(now, app.RenewBefore)
-	}
+	s.look(app, now)
 	return s
 }
 
 // again is the snapshot with what its account knows now, read no later.
 func (s *snapshot) again(app *application, now time.Time) *snapshot {
-	next := s.account.snapshot(s.key, s.connection, app, now)
-	next.validatedAt, next.recheckAt, next.serveUntil = s.validatedAt, s.recheckAt, s.serveUntil
+	next := &snapshot{Token: s.Token, validatedAt: s.validatedAt, recheckAt: s.recheckAt, serveUntil: s.serveUntil}
+	next.look(app, now)
 	return next
+}
+
+// look fills a new snapshot with what its account knows.
+func (s *snapshot) look(app *application, now time.Time) {
+	s.known = s.account.known.Load()
+	s.pair = s.known.serve(now, s.account.rejected())
+	switch {
+	case s.pair == nil:
+	case s.known.needed(now, app.RenewBefore, 0, s.pair):
+		s.dueAt = 1
+	case s.known.renewable() != nil:
+		s.dueAt = s.pair.dueAt(now, app.RenewBefore)
+	}
 }
 
 // stale is the snapshot for a while in which the store cannot be read; nil where
@@ -127,9 +131,9 @@ func (r *realm) remember(s *snapshot, epoch uint64) bool {
 	if r.epoch != epoch {
 		return false
 	}
-	r.entries.Compute(s.key, func(old *snapshot, there bool) (*snapshot, otter.ComputeOp) {
-		if there {
-			s.key = old.key // the cache keeps this copy of the seller's name
+	r.entries.Compute(s.key(), func(old *snapshot, there bool) (*snapshot, otter.ComputeOp) {
+		if there && old.names == s.names {
+			s.names = old.names // the cache keeps them as its key
 		}
 		return s, otter.WriteOp
 	})
@@ -138,7 +142,7 @@ func (r *realm) remember(s *snapshot, epoch uint64) bool {
 
 // swap puts a snapshot in the place of an old one, unless that is in memory no more.
 func (r *realm) swap(old, next *snapshot) {
-	r.entries.ComputeIfPresent(old.key, func(current *snapshot) (*snapshot, otter.ComputeOp) {
+	r.entries.ComputeIfPresent(old.key(), func(current *snapshot) (*snapshot, otter.ComputeOp) {
 		if current != old {
 			return nil, otter.CancelOp
 		}

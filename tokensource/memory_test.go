@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -32,14 +33,13 @@ func (e everyone) Connection(_ context.Context, application, name string) (token
 		return tokenstore.Connection{}, err
 	}
 	return tokenstore.Connection{
-		ID: randomID(), Application: strings.Clone(application), Seller: strings.Clone(name), Account: accountID(5_411_000_000 + n), Authorization: 1,
+		ID: digest(n), Application: strings.Clone(application), Seller: strings.Clone(name), Account: accountID(5_411_000_000 + n), Authorization: 1,
 		Nickname: fmt.Sprintf("VENDEDOR%d", n), Country: strings.Clone("AR"), CreatedAt: e.obtained,
 	}, nil
 }
 
 func (e everyone) Account(_ context.Context, id tokenstore.AccountID) (tokenstore.Account, error) {
-	sum := sha256.Sum256(fmt.Append(nil, id.UserID))
-	random := hex.EncodeToString(sum[:16])
+	random := digest(id.UserID)
 	pair := tokenstore.Pair{
 		AccessToken:  secret.New(fmt.Sprintf("APP_USR-4934588586838432-112210-%s-%d", random, id.UserID)),
 		RefreshToken: secret.New(fmt.Sprintf("TG-%s-%d", random[:24], id.UserID)),
@@ -50,15 +50,24 @@ func (e everyone) Account(_ context.Context, id tokenstore.AccountID) (tokenstor
 	return tokenstore.Account{ID: id, Pairs: []tokenstore.Pair{pair}}, nil
 }
 
-// What it takes to keep one more seller's token ready does not grow unseen.
-func TestASellerInMemoryTakesLessThanSixHundredBytes(t *testing.T) {
-	const sellers = 10_000
-	w := newWorld(t)
-	i := w.instance(func(c *Config) {
+func (w *world) withEveryone() *instance {
+	return w.instance(func(c *Config) {
 		c.Open = func(context.Context) (tokenstore.Store, *secret.Keyring, error) {
 			return everyone{obtained: time.Now()}, w.keyring, nil
 		}
 	})
+}
+
+// digest looks like a [randomID], and is the same each time.
+func digest(n int64) string {
+	sum := sha256.Sum256(fmt.Append(nil, n))
+	return hex.EncodeToString(sum[:16])
+}
+
+// What it takes to keep one more seller's token ready does not grow unseen.
+func TestASellerInMemoryTakesLessThanSixHundredBytes(t *testing.T) {
+	const sellers = 10_000
+	i := newWorld(t).withEveryone()
 	ask := func(from, to int) {
 		for n := from; n < to; n++ {
 			_, err := i.Token(t.Context(), "", fmt.Sprintf("shop-%d", 100_000+n), time.Minute)
@@ -73,6 +82,21 @@ func TestASellerInMemoryTakesLessThanSixHundredBytes(t *testing.T) {
 	ask(0, sellers+1)
 	require.Less(t, float64(liveHeap()-before)/sellers, 600.0, "read again")
 	runtime.KeepAlive(i)
+}
+
+// Its length, in the 16 bits that memory has for it, is that of another name.
+func TestASellerWhoseNameIsTooLongForMemoryIsNobodyAndNobodyElse(t *testing.T) {
+	i := newWorld(t).withEveryone()
+	longest := "shop-1" + strings.Repeat("x", math.MaxUint16-len("shop-1"))
+	token, err := i.token(longest)
+	require.NoError(t, err)
+	require.Equal(t, longest, token.Seller())
+	require.Equal(t, digest(1), token.Connection())
+
+	tooLong := "shop-1" + strings.Repeat("x", 1<<16)
+	require.Equal(t, NotConnected, i.problem(tooLong).Status)
+	_, err = i.Connect(t.Context(), tooLong, Consent{Account: accountID(1)})
+	require.Equal(t, NotConnected, asError(err).Status)
 }
 
 func liveHeap() int64 {

@@ -27,7 +27,7 @@ func (s *Source) Token(ctx context.Context, application, seller string, minValid
 	if err != nil {
 		return nil, err
 	}
-	if seller == "" {
+	if isNobody(seller) {
 		return nil, notConnected()
 	}
 	k := key{application: app.name, seller: seller}
@@ -59,7 +59,7 @@ func (s *Source) tend(app *application, snap *snapshot, now time.Time) {
 	if momentOf(now) >= snap.recheckAt && snap.rechecking.CompareAndSwap(false, true) {
 		started := s.manager.spawn(loadWait, func(ctx context.Context) {
 			defer snap.rechecking.Store(false)
-			_, _ = s.load(ctx, app, snap.key) // what fails shows when memory has run out
+			_, _ = s.load(ctx, app, snap.key()) // what fails shows when memory has run out
 		})
 		if !started {
 			snap.rechecking.Store(false)
@@ -221,7 +221,6 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 		if _, err := s.read(ctx, o.store, app.Name, a); err != nil {
 			return nil, fmt.Errorf("reading account %s: %w", a.id(), err)
 		}
-		// The name that was asked for is part of a request.
 		snap := a.snapshot(key{application: app.name, seller: c.Seller}, c.ID, app, now)
 		if s.realm.remember(snap, epoch) || tries >= 3 {
 			return snap, nil

@@ -10,6 +10,7 @@ package tokensource
 import (
 	"context"
 	"time"
+	"unique"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
@@ -19,21 +20,26 @@ import (
 // Token is a live access token of exactly one seller, or of an application. It
 // is shared between callers and never changed.
 type Token struct {
-	key
-	connection string
-	account    *account
-	pair       *pair
+	application unique.Handle[string]
+	// names are the seller's name and the connection's id, one after the other.
+	names   string
+	account *account
+	pair    *pair
+	// sellerEnds is where the seller's name ends in names.
+	sellerEnds uint16
 }
 
 // Application is the name of the application.
-func (t *Token) Application() string { return t.key.application.Value() }
+func (t *Token) Application() string { return t.application.Value() }
 
 // Seller is empty for an application's own token.
-func (t *Token) Seller() string { return t.seller }
+func (t *Token) Seller() string { return t.names[:t.sellerEnds] }
 
 // Connection is the id of the seller's connection; empty for an application's own
 // token.
-func (t *Token) Connection() string { return t.connection }
+func (t *Token) Connection() string { return t.names[t.sellerEnds:] }
+
+func (t *Token) key() key { return key{application: t.application, seller: t.Seller()} }
 
 // Account is what the connection points to; zero for an application's own token.
 func (t *Token) Account() tokenstore.AccountID {
