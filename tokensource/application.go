@@ -26,7 +26,7 @@ type ownSnapshot struct {
 }
 
 func (o *ownSnapshot) lasts(now time.Time, minValidity time.Duration) bool {
-	return o != nil && o.token.pair.obtainedAt <= instantOf(now.Add(skew)) && o.token.pair.lasts(now, minValidity)
+	return o != nil && o.token.pair().obtainedAt <= instantOf(now.Add(skew)) && o.token.pair().lasts(now, minValidity)
 }
 
 // ApplicationToken returns the application's own token, valid for minValidity
@@ -112,10 +112,10 @@ func (s *Source) fetchOwn(ctx context.Context, app *application, old *ownSnapsho
 func (s *Source) ownSnapshot(app *application, answer oauth.Answer, now time.Time) *ownSnapshot {
 	given := newPair(answer, now)
 	given.RefreshToken = secret.Secret{} // of no use: the token can be had again at any time
-	p := pack(&given)
+	k := newKnown([]pair{pack(&given)}, nothingBeside)
 	return &ownSnapshot{
-		token: &Token{application: app.name, pair: &p},
-		dueAt: p.expiresAt.add(-p.life() / 3),
+		token: &Token{application: app.name, known: k, place: 1},
+		dueAt: k.highest.expiresAt.add(-k.highest.life() / 3),
 	}
 }
 

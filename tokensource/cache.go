@@ -39,8 +39,6 @@ type key struct {
 type snapshot struct {
 	// Token is without a pair where no access token is valid.
 	Token
-	// known is what the token was made from.
-	known *known
 	// dueAt is zero where the token cannot be renewed.
 	dueAt instant
 
@@ -51,7 +49,7 @@ type snapshot struct {
 
 // token returns the snapshot's token, or nil where none is valid.
 func (s *snapshot) token() *Token {
-	if s.pair == nil {
+	if s.pair() == nil {
 		return nil
 	}
 	return &s.Token
@@ -75,7 +73,8 @@ func (s *snapshot) fresh(now time.Time) bool {
 
 // lasts reports whether the token is valid for minValidity.
 func (s *snapshot) lasts(now time.Time, minValidity time.Duration) bool {
-	return s.pair != nil && s.pair.lasts(now, minValidity)
+	p := s.pair()
+	return p != nil && p.lasts(now, minValidity)
 }
 
 // snapshot builds a snapshot of a connection, by its id, from what memory knows.
@@ -99,13 +98,14 @@ func (s *snapshot) again(app *application, now time.Time) *snapshot {
 // look fills a new snapshot with what its account knows.
 func (s *snapshot) look(app *application, now time.Time) {
 	s.known = s.account.known.Load()
-	s.pair = s.known.serve(now, s.account.rejected())
+	serving := s.known.serve(now, s.account.rejected())
+	s.place = s.known.place(serving)
 	switch {
-	case s.pair == nil:
-	case s.known.needed(now, app.RenewBefore, 0, s.pair):
+	case serving == nil:
+	case s.known.needed(now, app.RenewBefore, 0, serving):
 		s.dueAt = 1
 	case s.known.renewable() != nil:
-		s.dueAt = s.pair.dueAt(now, app.RenewBefore)
+		s.dueAt = serving.dueAt(now, app.RenewBefore)
 	}
 }
 
@@ -114,7 +114,7 @@ func (s *snapshot) look(app *application, now time.Time) {
 func (s *snapshot) stale(app *application, now time.Time) *snapshot {
 	next, m := s.again(app, now), momentOf(now)
 	end := s.validatedAt.add(staleMax)
-	if next.pair == nil || !s.of(app) || m >= end {
+	if next.pair() == nil || !s.of(app) || m >= end {
 		return nil
 	}
 	next.validatedAt = min(s.validatedAt, m) // the clock may have been set back

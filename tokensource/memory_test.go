@@ -146,6 +146,20 @@ func TestAPairComesOutOfMemoryAsItWentIn(t *testing.T) {
 	}
 }
 
+func TestAPairIsFoundAgainWhereItStands(t *testing.T) {
+	k := newKnown(make([]pair, 3), beside{condemned: make([]pair, 2)})
+	k.highest.texts = secret.New("it lives")
+	all := []*pair{&k.condemned[0], &k.condemned[1]}
+	for p := range k.living {
+		all = append(all, p)
+	}
+	require.Len(t, all, 5)
+	for _, p := range all {
+		require.Same(t, p, k.at(k.place(p)))
+	}
+	require.Nil(t, k.at(k.place(nil)))
+}
+
 // A time that is too far off for an instant stays the past, or the future.
 func TestATokenThatLivesForEverIsNotOneThatHasEnded(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)

@@ -131,7 +131,7 @@ func (s *Source) fromMemory(app *application, k key) *snapshot {
 		// The seller may have reconnected at another instance just now.
 		return nil
 	}
-	if snap.known.moved && snap.pair == nil {
+	if snap.known.moved && snap.pair() == nil {
 		return nil // the account may have come back just now
 	}
 	return snap

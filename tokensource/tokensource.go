@@ -24,10 +24,14 @@ type Token struct {
 	// names are the seller's name and the connection's id, one after the other.
 	names   string
 	account *account
-	pair    *pair
+	known   *known
 	// sellerEnds is where the seller's name ends in names.
 	sellerEnds uint16
+	// place is where the pair stands in known.
+	place uint16
 }
+
+func (t *Token) pair() *pair { return t.known.at(t.place) }
 
 // Application is the name of the application.
 func (t *Token) Application() string { return t.application.Value() }
@@ -50,16 +54,16 @@ func (t *Token) Account() tokenstore.AccountID {
 }
 
 // AccessToken is what goes after "Bearer ".
-func (t *Token) AccessToken() secret.Secret { return t.pair.accessToken() }
+func (t *Token) AccessToken() secret.Secret { return t.pair().accessToken() }
 
 // ExpiresAt is when the access token ends.
-func (t *Token) ExpiresAt() time.Time { return t.pair.expiresAt.time() }
+func (t *Token) ExpiresAt() time.Time { return t.pair().expiresAt.time() }
 
 // PublicKey is the account's.
-func (t *Token) PublicKey() string { return t.pair.publicKey() }
+func (t *Token) PublicKey() string { return t.pair().publicKey() }
 
 // Pair names the pair the token belongs to.
-func (t *Token) Pair() tokenstore.PairID { return t.pair.id() }
+func (t *Token) Pair() tokenstore.PairID { return t.pair().id() }
 
 // Status tells what a seller can do. The three are always told apart.
 type Status int

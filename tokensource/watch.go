@@ -114,7 +114,7 @@ func (s *Source) changed(c tokenstore.Change, accounts *changedAccounts) {
 func (r *realm) recheckAll(now time.Time) {
 	for old := range r.entries.Values() {
 		r.swap(old, &snapshot{
-			Token: old.Token, known: old.known, dueAt: old.dueAt,
+			Token: old.Token, dueAt: old.dueAt,
 			validatedAt: old.validatedAt, recheckAt: momentOf(now), serveUntil: old.serveUntil,
 		})
 	}
