@@ -35,17 +35,21 @@ type key struct {
 }
 
 // snapshot is what memory has about a seller: a connection with the best token of
-// its account. It never changes: what is newer is a new snapshot.
+// its account. But for recheckAfter it never changes: what is newer is a new
+// snapshot. There are very many.
 type snapshot struct {
 	// Token is without a pair where no access token is valid.
 	Token
-	// dueAt is zero where the token cannot be renewed.
-	dueAt instant
-
-	validatedAt, recheckAt, serveUntil moment
-	// rechecking is set while the seller is read again.
-	rechecking atomic.Bool
+	// validatedAt is when the store was read, and validFor for how long from then on
+	// that is believed.
+	validatedAt moment
+	validFor    span
+	// recheckAfter is the [span] after which the seller is read again. Its highest bit
+	// is set while that is done.
+	recheckAfter atomic.Uint32
 }
+
+const rechecking = 1 << 31
 
 // token returns the snapshot's token, or nil where none is valid.
 func (s *snapshot) token() *Token {
@@ -63,7 +67,7 @@ func (s *snapshot) of(app *application) bool { return s.account.side.clientID ==
 // set back ends that.
 func (s *snapshot) believed(now time.Time) bool {
 	m := momentOf(now)
-	return s.validatedAt <= m && m < s.serveUntil
+	return s.validatedAt <= m && m < s.validatedAt.after(s.validFor)
 }
 
 // fresh reports whether the snapshot may serve without asking the store.
@@ -71,26 +75,37 @@ func (s *snapshot) fresh(now time.Time) bool {
 	return s.believed(now) && s.known == s.account.known.Load()
 }
 
-// lasts reports whether the token is valid for minValidity.
-func (s *snapshot) lasts(now time.Time, minValidity time.Duration) bool {
-	p := s.pair()
-	return p != nil && p.lasts(now, minValidity)
+// recheck reports whether the seller is to be read again. Whoever is told so does it,
+// and calls rechecked.
+func (s *snapshot) recheck(now time.Time) bool {
+	after := s.recheckAfter.Load()
+	return after&rechecking == 0 && momentOf(now) >= s.validatedAt.after(span(after)) &&
+		s.recheckAfter.CompareAndSwap(after, after|rechecking)
+}
+
+func (s *snapshot) rechecked() { s.recheckAfter.And(^uint32(rechecking)) }
+
+// believe notes until when a new snapshot may serve.
+func (s *snapshot) believe(validatedAt, recheckAt, serveUntil moment) {
+	s.validatedAt, s.validFor = validatedAt, serveUntil.since(validatedAt)
+	s.recheckAfter.Store(uint32(recheckAt.since(validatedAt)))
 }
 
 // snapshot builds a snapshot of a connection, by its id, from what memory knows.
 func (a *account) snapshot(k key, connection string, app *application, now time.Time) *snapshot {
+	s := &snapshot{Token: Token{
+		application: k.application, names: k.seller + connection, sellerEnds: uint16(len(k.seller)), account: a,
+	}}
 	m := momentOf(now)
-	s := &snapshot{
-		Token:       Token{application: k.application, names: k.seller + connection, sellerEnds: uint16(len(k.seller)), account: a},
-		validatedAt: m, recheckAt: m.add(recheckAfter), serveUntil: m.add(validFor),
-	}
+	s.believe(m, m.add(recheckAfter), m.add(validFor))
 	s.look(app, now)
 	return s
 }
 
 // again is the snapshot with what its account knows now, read no later.
 func (s *snapshot) again(app *application, now time.Time) *snapshot {
-	next := &snapshot{Token: s.Token, validatedAt: s.validatedAt, recheckAt: s.recheckAt, serveUntil: s.serveUntil}
+	next := &snapshot{Token: s.Token, validatedAt: s.validatedAt, validFor: s.validFor}
+	next.recheckAfter.Store(s.recheckAfter.Load() &^ rechecking)
 	next.look(app, now)
 	return next
 }
@@ -100,12 +115,13 @@ func (s *snapshot) look(app *application, now time.Time) {
 	s.known = s.account.known.Load()
 	serving := s.known.serve(now, s.account.rejected())
 	s.place = s.known.place(serving)
+	s.dueAt = 0
 	switch {
 	case serving == nil:
 	case s.known.needed(now, app.RenewBefore, 0, serving):
 		s.dueAt = 1
 	case s.known.renewable() != nil:
-		s.dueAt = serving.dueAt(now, app.RenewBefore)
+		s.dueAt = serving.dueAt(now, app.RenewBefore).second()
 	}
 }
 
@@ -117,9 +133,8 @@ func (s *snapshot) stale(app *application, now time.Time) *snapshot {
 	if next.pair() == nil || !s.of(app) || m >= end {
 		return nil
 	}
-	next.validatedAt = min(s.validatedAt, m) // the clock may have been set back
-	next.recheckAt = m.add(storeRetry / 2)
-	next.serveUntil = min(m.add(storeRetry), end)
+	validatedAt := min(s.validatedAt, m) // the clock may have been set back
+	next.believe(validatedAt, m.add(storeRetry/2), min(m.add(storeRetry), end))
 	return next
 }
 

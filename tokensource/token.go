@@ -56,16 +56,16 @@ func asError(err error) *Error {
 // tend does, in the background, what a hit shows to be of use soon: reading the
 // seller again, and renewing a token that is due.
 func (s *Source) tend(app *application, snap *snapshot, now time.Time) {
-	if momentOf(now) >= snap.recheckAt && snap.rechecking.CompareAndSwap(false, true) {
+	if snap.recheck(now) {
 		started := s.manager.spawn(loadWait, func(ctx context.Context) {
-			defer snap.rechecking.Store(false)
+			defer snap.rechecked()
 			_, _ = s.load(ctx, app, snap.key()) // what fails shows when memory has run out
 		})
 		if !started {
-			snap.rechecking.Store(false)
+			snap.rechecked()
 		}
 	}
-	if snap.dueAt == 0 || instantOf(now) < snap.dueAt {
+	if !snap.due(now) {
 		return
 	}
 	a := snap.account

@@ -29,9 +29,20 @@ type Token struct {
 	sellerEnds uint16
 	// place is where the pair stands in known.
 	place uint16
+	// dueAt is zero where the token cannot be renewed.
+	dueAt second
 }
 
 func (t *Token) pair() *pair { return t.known.at(t.place) }
+
+// lasts reports whether the token is valid for minValidity.
+func (t *Token) lasts(now time.Time, minValidity time.Duration) bool {
+	p := t.pair()
+	return p != nil && p.lasts(now, minValidity)
+}
+
+// due reports whether the token is to be renewed.
+func (t *Token) due(now time.Time) bool { return t.dueAt != 0 && t.dueAt <= instantOf(now).second() }
 
 // Application is the name of the application.
 func (t *Token) Application() string { return t.application.Value() }
