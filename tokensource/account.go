@@ -100,7 +100,7 @@ func (a *account) rejected() tokenstore.PairID {
 type side struct {
 	clientID string
 	live     bool
-	// accounts are kept as long as an entry or a flight holds them.
+	// accounts are kept as long as a snapshot or a flight holds them.
 	accounts map[int64]weak.Pointer[account]
 	// most is how many there are before those that nobody holds are swept out.
 	most int

@@ -13,20 +13,17 @@ import (
 // ownToken is an application's own token. It is kept in memory only: it can be
 // had again at any time.
 type ownToken struct {
-	current atomic.Pointer[ownSnapshot]
-	fetches group[struct{}, *ownSnapshot]
+	current atomic.Pointer[Token]
+	fetches group[struct{}, *Token]
 	setback setback
 	// forcedAt is when it was last fetched because of a 401, as Unix nanoseconds.
 	forcedAt atomic.Int64
 }
 
-type ownSnapshot struct {
-	token *Token
-	dueAt instant
-}
-
-func (o *ownSnapshot) lasts(now time.Time, minValidity time.Duration) bool {
-	return o != nil && o.token.pair.obtainedAt <= instantOf(now.Add(skew)) && o.token.pair.lasts(now, minValidity)
+// ownLasts reports whether there is a token of the application's own that is valid for
+// minValidity.
+func ownLasts(token *Token, now time.Time, minValidity time.Duration) bool {
+	return token != nil && token.pair().obtainedAt <= instantOf(now.Add(skew)) && token.lasts(now, minValidity)
 }
 
 // ApplicationToken returns the application's own token, valid for minValidity
@@ -38,30 +35,30 @@ func (s *Source) ApplicationToken(ctx context.Context, application string, minVa
 		return nil, err
 	}
 	own := &app.state.own
-	now, snap := c.now(), own.current.Load()
-	if snap.lasts(now, minValidity) {
-		if instantOf(now) >= snap.dueAt {
-			c.renewOwn(app, snap)
+	now, token := c.now(), own.current.Load()
+	if ownLasts(token, now, minValidity) {
+		if token.due(now) {
+			c.renewOwn(app, token)
 		}
-		return snap.token, nil
+		return token, nil
 	}
 	fctx, cancel := ctx, context.CancelFunc(func() {})
-	if snap.lasts(now, 0) {
+	if ownLasts(token, now, 0) {
 		fctx, cancel = context.WithTimeout(ctx, patience)
 	}
 	defer cancel()
-	next, err := c.fetchOwn(fctx, app, snap)
+	next, err := c.fetchOwn(fctx, app, token)
 	if err == nil {
-		return next.token, nil
+		return next, nil
 	}
-	if snap.lasts(c.now(), 0) {
-		return snap.token, nil
+	if ownLasts(token, c.now(), 0) {
+		return token, nil
 	}
 	return nil, asError(err)
 }
 
 // renewOwn fetches a new token while the old one serves.
-func (s *Source) renewOwn(app *application, old *ownSnapshot) {
+func (s *Source) renewOwn(app *application, old *Token) {
 	own := &app.state.own
 	if own.fetches.busy(struct{}{}) || own.setback.check(s.now()) != nil {
 		return
@@ -72,14 +69,14 @@ func (s *Source) renewOwn(app *application, old *ownSnapshot) {
 }
 
 // fetchOwn fetches a token in place of an old one, once for all who ask.
-func (s *Source) fetchOwn(ctx context.Context, app *application, old *ownSnapshot) (*ownSnapshot, error) {
+func (s *Source) fetchOwn(ctx context.Context, app *application, old *Token) (*Token, error) {
 	own := &app.state.own
 	if err := own.setback.check(s.now()); err != nil {
 		return nil, err
 	}
-	return own.fetches.do(ctx, s.manager, app.Client.Timeout()+slack, struct{}{}, func(ctx context.Context) (*ownSnapshot, error) {
-		if snap := own.current.Load(); snap != old {
-			return snap, nil // a fetch has ended since the caller looked
+	return own.fetches.do(ctx, s.manager, app.Client.Timeout()+slack, struct{}{}, func(ctx context.Context) (*Token, error) {
+		if token := own.current.Load(); token != old {
+			return token, nil // a fetch has ended since the caller looked
 		}
 		if err := app.state.breaker.allow(s.now()); err != nil {
 			return nil, err
@@ -89,9 +86,9 @@ func (s *Source) fetchOwn(ctx context.Context, app *application, old *ownSnapsho
 		if err == nil {
 			own.setback.clear()
 			app.state.accepted()
-			snap := s.ownSnapshot(app, answer, now)
-			own.current.Store(snap)
-			return snap, nil
+			token := newOwnToken(app, answer, now)
+			own.current.Store(token)
+			return token, nil
 		}
 		refusal, ok := errors.AsType[*oauth.Error](err)
 		if ok && (refusal.Outcome == oauth.ApplicationFault || refusal.Outcome == oauth.GrantDead) {
@@ -109,22 +106,20 @@ func (s *Source) fetchOwn(ctx context.Context, app *application, old *ownSnapsho
 	})
 }
 
-func (s *Source) ownSnapshot(app *application, answer oauth.Answer, now time.Time) *ownSnapshot {
+func newOwnToken(app *application, answer oauth.Answer, now time.Time) *Token {
 	given := newPair(answer, now)
 	given.RefreshToken = secret.Secret{} // of no use: the token can be had again at any time
-	p := pack(&given)
-	return &ownSnapshot{
-		token: &Token{key: key{application: app.name}, pair: &p},
-		dueAt: p.expiresAt.add(-p.life() / 3),
-	}
+	k := newKnown([]pair{pack(&given)}, nothingBeside)
+	dueAt := k.highest.expiresAt.add(-k.highest.life() / 3)
+	return &Token{application: app.name, known: k, place: k.place(&k.highest), dueAt: dueAt.second()}
 }
 
 // replaceOwn is Replace for an application's own token.
 func (s *Source) replaceOwn(ctx context.Context, app *application, failed *Token) (*Token, error) {
 	own := &app.state.own
 	old := own.current.Load()
-	if old.lasts(s.now(), 0) {
-		if newer := other(old.token, failed); newer != nil {
+	if ownLasts(old, s.now(), 0) {
+		if newer := other(old, failed); newer != nil {
 			return newer, nil
 		}
 	}
@@ -136,9 +131,9 @@ func (s *Source) replaceOwn(ctx context.Context, app *application, failed *Token
 			return nil, &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: forcePause, Err: errors.New("the application's token was fetched for a 401 less than a minute ago")}
 		}
 	}
-	snap, err := s.fetchOwn(ctx, app, old)
+	token, err := s.fetchOwn(ctx, app, old)
 	if err != nil {
 		return nil, asError(err)
 	}
-	return snap.token, nil
+	return token, nil
 }

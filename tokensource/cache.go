@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unique"
+
+	"github.com/maypok86/otter/v2"
 )
 
 const (
@@ -32,28 +34,26 @@ type key struct {
 	seller      string
 }
 
-// entry is what memory has about a seller. A hit loads one pointer.
-type entry struct {
-	snapshot   atomic.Pointer[snapshot]
-	rechecking atomic.Bool
-}
-
-// snapshot is a connection with the best token of its account. It never
-// changes: what is newer is a new snapshot.
+// snapshot is what memory has about a seller: a connection with the best token of
+// its account. But for recheckAfter it never changes: what is newer is a new
+// snapshot. There are very many.
 type snapshot struct {
 	// Token is without a pair where no access token is valid.
 	Token
-	// known is what the token was made from.
-	known *known
-	// dueAt is zero where the token cannot be renewed.
-	dueAt instant
-
-	validatedAt, recheckAt, serveUntil moment
+	// validatedAt is when the store was read, and validFor for how long from then on
+	// that is believed.
+	validatedAt moment
+	validFor    span
+	// recheckAfter is the [span] after which the seller is read again. Its highest bit
+	// is set while that is done.
+	recheckAfter atomic.Uint32
 }
+
+const rechecking = 1 << 31
 
 // token returns the snapshot's token, or nil where none is valid.
 func (s *snapshot) token() *Token {
-	if s.pair == nil {
+	if s.pair() == nil {
 		return nil
 	}
 	return &s.Token
@@ -67,7 +67,7 @@ func (s *snapshot) of(app *application) bool { return s.account.side.clientID ==
 // set back ends that.
 func (s *snapshot) believed(now time.Time) bool {
 	m := momentOf(now)
-	return s.validatedAt <= m && m < s.serveUntil
+	return s.validatedAt <= m && m < s.validatedAt.after(s.validFor)
 }
 
 // fresh reports whether the snapshot may serve without asking the store.
@@ -75,36 +75,54 @@ func (s *snapshot) fresh(now time.Time) bool {
 	return s.believed(now) && s.known == s.account.known.Load()
 }
 
-// lasts reports whether the token is valid for minValidity.
-func (s *snapshot) lasts(now time.Time, minValidity time.Duration) bool {
-	return s.pair != nil && s.pair.lasts(now, minValidity)
+// recheck reports whether the seller is to be read again. Whoever is told so does it,
+// and calls rechecked.
+func (s *snapshot) recheck(now time.Time) bool {
+	after := s.recheckAfter.Load()
+	return after&rechecking == 0 && momentOf(now) >= s.validatedAt.after(span(after)) &&
+		s.recheckAfter.CompareAndSwap(after, after|rechecking)
+}
+
+func (s *snapshot) rechecked() { s.recheckAfter.And(^uint32(rechecking)) }
+
+// believe notes until when a new snapshot may serve.
+func (s *snapshot) believe(validatedAt, recheckAt, serveUntil moment) {
+	s.validatedAt, s.validFor = validatedAt, serveUntil.since(validatedAt)
+	s.recheckAfter.Store(uint32(recheckAt.since(validatedAt)))
 }
 
 // snapshot builds a snapshot of a connection, by its id, from what memory knows.
 func (a *account) snapshot(k key, connection string, app *application, now time.Time) *snapshot {
-	known := a.known.Load()
-	s := &snapshot{
-		Token:       Token{key: k, connection: connection, account: a, pair: known.serve(now, a.rejected())},
-		known:       known,
-		validatedAt: momentOf(now),
-		recheckAt:   momentOf(now).add(recheckAfter),
-		serveUntil:  momentOf(now).add(validFor),
-	}
-	switch {
-	case s.pair == nil:
-	case known.needed(now, app.RenewBefore, 0, s.pair):
-		s.dueAt = 1
-	case known.renewable() != nil:
-		s.dueAt = s.pair.dueAt(now, app.RenewBefore)
-	}
+	s := &snapshot{Token: Token{
+		application: k.application, names: k.seller + connection, sellerEnds: uint16(len(k.seller)), account: a,
+	}}
+	m := momentOf(now)
+	s.believe(m, m.add(recheckAfter), m.add(validFor))
+	s.look(app, now)
 	return s
 }
 
 // again is the snapshot with what its account knows now, read no later.
 func (s *snapshot) again(app *application, now time.Time) *snapshot {
-	next := s.account.snapshot(s.key, s.connection, app, now)
-	next.validatedAt, next.recheckAt, next.serveUntil = s.validatedAt, s.recheckAt, s.serveUntil
+	next := &snapshot{Token: s.Token, validatedAt: s.validatedAt, validFor: s.validFor}
+	next.recheckAfter.Store(s.recheckAfter.Load() &^ rechecking)
+	next.look(app, now)
 	return next
+}
+
+// look fills a new snapshot with what its account knows.
+func (s *snapshot) look(app *application, now time.Time) {
+	s.known = s.account.known.Load()
+	serving := s.known.serve(now, s.account.rejected())
+	s.place = s.known.place(serving)
+	s.dueAt = 0
+	switch {
+	case serving == nil:
+	case s.known.needed(now, app.RenewBefore, 0, serving):
+		s.dueAt = 1
+	case s.known.renewable() != nil:
+		s.dueAt = serving.dueAt(now, app.RenewBefore).second()
+	}
 }
 
 // stale is the snapshot for a while in which the store cannot be read; nil where
@@ -112,12 +130,11 @@ func (s *snapshot) again(app *application, now time.Time) *snapshot {
 func (s *snapshot) stale(app *application, now time.Time) *snapshot {
 	next, m := s.again(app, now), momentOf(now)
 	end := s.validatedAt.add(staleMax)
-	if next.pair == nil || !s.of(app) || m >= end {
+	if next.pair() == nil || !s.of(app) || m >= end {
 		return nil
 	}
-	next.validatedAt = min(s.validatedAt, m) // the clock may have been set back
-	next.recheckAt = m.add(storeRetry / 2)
-	next.serveUntil = min(m.add(storeRetry), end)
+	validatedAt := min(s.validatedAt, m) // the clock may have been set back
+	next.believe(validatedAt, m.add(storeRetry/2), min(m.add(storeRetry), end))
 	return next
 }
 
@@ -129,13 +146,23 @@ func (r *realm) remember(s *snapshot, epoch uint64) bool {
 	if r.epoch != epoch {
 		return false
 	}
-	e := new(entry)
-	e.snapshot.Store(s)
-	if there, added := r.entries.SetIfAbsent(s.key, e); !added {
-		s.key = there.snapshot.Load().key // it has the seller's name already
-		there.snapshot.Store(s)
-	}
+	r.entries.Compute(s.key(), func(old *snapshot, there bool) (*snapshot, otter.ComputeOp) {
+		if there && old.names == s.names {
+			s.names = old.names // the cache keeps them as its key
+		}
+		return s, otter.WriteOp
+	})
 	return true
+}
+
+// swap puts a snapshot in the place of an old one, unless that is in memory no more.
+func (r *realm) swap(old, next *snapshot) {
+	r.entries.ComputeIfPresent(old.key(), func(current *snapshot) (*snapshot, otter.ComputeOp) {
+		if current != old {
+			return nil, otter.CancelOp
+		}
+		return next, otter.WriteOp
+	})
 }
 
 // forget drops a seller from memory, and makes every load that is under way read

@@ -260,7 +260,7 @@ func (s *Source) Connect(ctx context.Context, seller string, consent Consent) (t
 	if err != nil {
 		return tokenstore.Connection{}, err
 	}
-	if seller == "" {
+	if isNobody(seller) {
 		return tokenstore.Connection{}, notConnected()
 	}
 	if consent.Account.ClientID != app.clientID {

@@ -33,6 +33,17 @@ func (i instant) add(d time.Duration) instant { return i + instant(d) }
 
 func (i instant) sub(other instant) time.Duration { return time.Duration(i - other) }
 
+// second is an instant to the second, rounded down, in half the space. 0 is no time,
+// 1 stands for all that is earlier, and the last one, in 2106, for all that is later.
+type second uint32
+
+func (i instant) second() second {
+	if i == 0 {
+		return 0
+	}
+	return second(min(max(i/instant(time.Second), 1), math.MaxUint32))
+}
+
 // moment is a time on the clock that nobody sets, in nanoseconds since the process
 // began: how old what memory has is must not change with the wall clock.
 type moment int64
@@ -42,3 +53,11 @@ var began = time.Now()
 func momentOf(t time.Time) moment { return moment(t.Sub(began)) }
 
 func (m moment) add(d time.Duration) moment { return m + moment(d) }
+
+// span is how much later than another a moment is, in whole milliseconds, rounded
+// down: what is believed for a while is never believed for longer.
+type span uint32
+
+func (m moment) since(earlier moment) span { return span((m - earlier) / moment(time.Millisecond)) }
+
+func (m moment) after(s span) moment { return m.add(time.Duration(s) * time.Millisecond) }

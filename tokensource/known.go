@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -84,6 +85,32 @@ func (k *known) living(yield func(*pair) bool) {
 			return
 		}
 	}
+}
+
+// at returns the pair at a place: the highest pair stands at 1, then come the lower
+// ones and then the condemned ones. At 0 there is none.
+func (k *known) at(place uint16) *pair {
+	switch i := int(place) - 2; {
+	case i < -1:
+		return nil
+	case i < 0:
+		return &k.highest
+	case i < len(k.lower):
+		return &k.lower[i]
+	default:
+		return &k.condemned[i-len(k.lower)]
+	}
+}
+
+// place is where a pair stands. No account has more of them than can be counted
+// here; one behind those would not serve.
+func (k *known) place(p *pair) uint16 {
+	for place := range uint16(min(2+len(k.lower)+len(k.condemned), math.MaxUint16)) {
+		if k.at(place) == p {
+			return place
+		}
+	}
+	return 0
 }
 
 func (k *known) same(other *known) bool {

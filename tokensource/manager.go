@@ -152,7 +152,7 @@ func (m *Manager) ending() bool {
 type realm struct {
 	manager *Manager
 	trouble trouble
-	entries *otter.Cache[key, *entry]
+	entries *otter.Cache[key, *snapshot]
 	loads   group[key, *snapshot]
 	// notices are the provider's, about accounts, that are being followed.
 	notices group[tokenstore.AccountID, struct{}]
@@ -175,7 +175,7 @@ func newRealm(m *Manager, cacheSize int) *realm {
 		manager: m,
 		// Without an executor of its own the cache starts goroutines for its
 		// upkeep, and a hit would allocate.
-		entries: otter.Must(&otter.Options[key, *entry]{
+		entries: otter.Must(&otter.Options[key, *snapshot]{
 			MaximumSize: cacheSize,
 			Executor:    func(fn func()) { fn() },
 		}),

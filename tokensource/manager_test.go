@@ -252,7 +252,7 @@ func warm(tb testing.TB, sellers int) *Source {
 		pair.PairID = tokenstore.PairID{Authorization: 1, Hash: tokenstore.HashPair(pair.AccessToken, pair.RefreshToken)}
 		a.publish(&tokenstore.Account{ID: a.id(), Pairs: []tokenstore.Pair{pair}})
 		snap := a.snapshot(key{application: app.name, seller: sellerName(n)}, "c", app, now)
-		snap.recheckAt, snap.serveUntil = momentOf(now.Add(time.Hour)), momentOf(now.Add(time.Hour))
+		snap.believe(momentOf(now), momentOf(now.Add(time.Hour)), momentOf(now.Add(time.Hour)))
 		s.realm.remember(snap, 0)
 	}
 	return s

@@ -29,7 +29,7 @@ func (s *Source) Replace(ctx context.Context, failed *Token) (*Token, error) {
 	if failed.Seller() == "" {
 		return c.replaceOwn(ctx, app, failed)
 	}
-	snap, err := c.load(ctx, app, failed.key)
+	snap, err := c.load(ctx, app, failed.key())
 	if err != nil {
 		return nil, asError(err)
 	}

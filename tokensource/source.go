@@ -3,6 +3,7 @@ package tokensource
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -147,7 +148,7 @@ func (s *Source) Connection(ctx context.Context, application, seller string) (to
 	if err != nil {
 		return tokenstore.Connection{}, err
 	}
-	if seller == "" {
+	if isNobody(seller) {
 		return tokenstore.Connection{}, notConnected()
 	}
 	connection, err := detached(ctx, c.manager, storeWait, func(ctx context.Context) (tokenstore.Connection, error) {
@@ -231,6 +232,10 @@ func (s *Source) open(ctx context.Context) (*opened, error) {
 		return o, nil
 	})
 }
+
+// isNobody reports whether no seller can have that name. Memory notes the length
+// of a name in 16 bits; those that a request or a page may tell are far shorter.
+func isNobody(seller string) bool { return seller == "" || len(seller) > math.MaxUint16 }
 
 func notConnected() *Error {
 	return &Error{Status: NotConnected, Reason: ReasonNotConnected}

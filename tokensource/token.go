@@ -27,17 +27,15 @@ func (s *Source) Token(ctx context.Context, application, seller string, minValid
 	if err != nil {
 		return nil, err
 	}
-	if seller == "" {
+	if isNobody(seller) {
 		return nil, notConnected()
 	}
 	k := key{application: app.name, seller: seller}
 	now := c.now()
-	if e, ok := c.realm.entries.GetIfPresent(k); ok {
-		snap := e.snapshot.Load()
-		if snap.of(app) && snap.fresh(now) && snap.lasts(now, minValidity) {
-			c.tend(app, k, e, snap, now)
-			return snap.token(), nil
-		}
+	snap, ok := c.realm.entries.GetIfPresent(k)
+	if ok && snap.of(app) && snap.fresh(now) && snap.lasts(now, minValidity) {
+		c.tend(app, snap, now)
+		return snap.token(), nil
 	}
 	token, err := c.fetch(ctx, app, k, minValidity)
 	if err != nil {
@@ -57,17 +55,17 @@ func asError(err error) *Error {
 
 // tend does, in the background, what a hit shows to be of use soon: reading the
 // seller again, and renewing a token that is due.
-func (s *Source) tend(app *application, k key, e *entry, snap *snapshot, now time.Time) {
-	if momentOf(now) >= snap.recheckAt && e.rechecking.CompareAndSwap(false, true) {
+func (s *Source) tend(app *application, snap *snapshot, now time.Time) {
+	if snap.recheck(now) {
 		started := s.manager.spawn(loadWait, func(ctx context.Context) {
-			defer e.rechecking.Store(false)
-			_, _ = s.load(ctx, app, k) // what fails shows when memory has run out
+			defer snap.rechecked()
+			_, _ = s.load(ctx, app, snap.key()) // what fails shows when memory has run out
 		})
 		if !started {
-			e.rechecking.Store(false)
+			snap.rechecked()
 		}
 	}
-	if snap.dueAt == 0 || instantOf(now) < snap.dueAt {
+	if !snap.due(now) {
 		return
 	}
 	a := snap.account
@@ -96,9 +94,7 @@ func (s *Source) fetch(ctx context.Context, app *application, k key, minValidity
 	}
 	now := s.now()
 	if snap.lasts(now, minValidity) {
-		if e, ok := s.realm.entries.GetIfPresent(k); ok {
-			s.tend(app, k, e, snap, now)
-		}
+		s.tend(app, snap, now)
 		return snap.token(), nil
 	}
 	rctx, cancel := ctx, context.CancelFunc(func() {})
@@ -120,25 +116,22 @@ func (s *Source) fetch(ctx context.Context, app *application, k key, minValidity
 
 // fromMemory returns what memory knows of a seller, where it is believed.
 func (s *Source) fromMemory(app *application, k key) *snapshot {
-	e, ok := s.realm.entries.GetIfPresent(k)
-	if !ok {
-		return nil
-	}
-	now, snap := s.now(), e.snapshot.Load()
-	if !snap.of(app) || !snap.believed(now) {
+	snap, ok := s.realm.entries.GetIfPresent(k)
+	now := s.now()
+	if !ok || !snap.of(app) || !snap.believed(now) {
 		return nil
 	}
 	if snap.known != snap.account.known.Load() {
 		// The account was refreshed, by this or by another of its sellers.
 		next := snap.again(app, now)
-		e.snapshot.CompareAndSwap(snap, next)
+		s.realm.swap(snap, next)
 		snap = next
 	}
 	if !snap.known.alive() {
 		// The seller may have reconnected at another instance just now.
 		return nil
 	}
-	if snap.known.moved && snap.pair == nil {
+	if snap.known.moved && snap.pair() == nil {
 		return nil // the account may have come back just now
 	}
 	return snap
@@ -147,12 +140,8 @@ func (s *Source) fromMemory(app *application, k key) *snapshot {
 // loadOrStale reads a seller, and waits for a store that does not answer only
 // so long where memory has a valid token.
 func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (*snapshot, error) {
-	e, ok := s.realm.entries.GetIfPresent(k)
-	if !ok {
-		return s.load(ctx, app, k)
-	}
-	old := e.snapshot.Load()
-	if old.stale(app, s.now()) == nil {
+	old, ok := s.realm.entries.GetIfPresent(k)
+	if !ok || old.stale(app, s.now()) == nil {
 		return s.load(ctx, app, k)
 	}
 	lctx, cancel := context.WithTimeout(ctx, staleWait)
@@ -165,7 +154,7 @@ func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (*sna
 	if stale == nil {
 		return nil, err
 	}
-	e.snapshot.CompareAndSwap(old, stale)
+	s.realm.swap(old, stale)
 	return stale, nil
 }
 
@@ -181,16 +170,15 @@ func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, 
 			return nil, failure
 		}
 		s.troubled(app, failure, loading(app, k))
-		e, ok := s.realm.entries.GetIfPresent(k)
+		old, ok := s.realm.entries.GetIfPresent(k)
 		if !ok {
 			return nil, failure
 		}
-		old := e.snapshot.Load()
 		stale := old.stale(app, s.now())
 		if stale == nil {
 			return nil, failure
 		}
-		e.snapshot.CompareAndSwap(old, stale)
+		s.realm.swap(old, stale)
 		return stale, nil
 	})
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
@@ -233,7 +221,6 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 		if _, err := s.read(ctx, o.store, app.Name, a); err != nil {
 			return nil, fmt.Errorf("reading account %s: %w", a.id(), err)
 		}
-		// The name that was asked for is part of a request.
 		snap := a.snapshot(key{application: app.name, seller: c.Seller}, c.ID, app, now)
 		if s.realm.remember(snap, epoch) || tries >= 3 {
 			return snap, nil
@@ -244,11 +231,11 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 // vanished tells a seller that was disconnected from a store that lost all it had
 // of the account.
 func (s *Source) vanished(ctx context.Context, store tokenstore.Store, k key) error {
-	e, ok := s.realm.entries.GetIfPresent(k)
+	snap, ok := s.realm.entries.GetIfPresent(k)
 	if !ok {
 		return nil
 	}
-	a := e.snapshot.Load().account
+	a := snap.account
 	if !a.known.Load().alive() {
 		return nil
 	}

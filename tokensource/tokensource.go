@@ -10,6 +10,7 @@ package tokensource
 import (
 	"context"
 	"time"
+	"unique"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
@@ -19,21 +20,41 @@ import (
 // Token is a live access token of exactly one seller, or of an application. It
 // is shared between callers and never changed.
 type Token struct {
-	key
-	connection string
-	account    *account
-	pair       *pair
+	application unique.Handle[string]
+	// names are the seller's name and the connection's id, one after the other.
+	names   string
+	account *account
+	known   *known
+	// sellerEnds is where the seller's name ends in names.
+	sellerEnds uint16
+	// place is where the pair stands in known.
+	place uint16
+	// dueAt is zero where the token cannot be renewed.
+	dueAt second
 }
 
+func (t *Token) pair() *pair { return t.known.at(t.place) }
+
+// lasts reports whether the token is valid for minValidity.
+func (t *Token) lasts(now time.Time, minValidity time.Duration) bool {
+	p := t.pair()
+	return p != nil && p.lasts(now, minValidity)
+}
+
+// due reports whether the token is to be renewed.
+func (t *Token) due(now time.Time) bool { return t.dueAt != 0 && t.dueAt <= instantOf(now).second() }
+
 // Application is the name of the application.
-func (t *Token) Application() string { return t.key.application.Value() }
+func (t *Token) Application() string { return t.application.Value() }
 
 // Seller is empty for an application's own token.
-func (t *Token) Seller() string { return t.seller }
+func (t *Token) Seller() string { return t.names[:t.sellerEnds] }
 
 // Connection is the id of the seller's connection; empty for an application's own
 // token.
-func (t *Token) Connection() string { return t.connection }
+func (t *Token) Connection() string { return t.names[t.sellerEnds:] }
+
+func (t *Token) key() key { return key{application: t.application, seller: t.Seller()} }
 
 // Account is what the connection points to; zero for an application's own token.
 func (t *Token) Account() tokenstore.AccountID {
@@ -44,16 +65,16 @@ func (t *Token) Account() tokenstore.AccountID {
 }
 
 // AccessToken is what goes after "Bearer ".
-func (t *Token) AccessToken() secret.Secret { return t.pair.accessToken() }
+func (t *Token) AccessToken() secret.Secret { return t.pair().accessToken() }
 
 // ExpiresAt is when the access token ends.
-func (t *Token) ExpiresAt() time.Time { return t.pair.expiresAt.time() }
+func (t *Token) ExpiresAt() time.Time { return t.pair().expiresAt.time() }
 
 // PublicKey is the account's.
-func (t *Token) PublicKey() string { return t.pair.publicKey() }
+func (t *Token) PublicKey() string { return t.pair().publicKey() }
 
 // Pair names the pair the token belongs to.
-func (t *Token) Pair() tokenstore.PairID { return t.pair.id() }
+func (t *Token) Pair() tokenstore.PairID { return t.pair().id() }
 
 // Status tells what a seller can do. The three are always told apart.
 type Status int

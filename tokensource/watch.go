@@ -102,21 +102,18 @@ func (s *Source) changed(c tokenstore.Change, accounts *changedAccounts) {
 		}
 	case c.Account != tokenstore.AccountID{}:
 		if r.held(c.Account) != nil && !accounts.add(c.Account) {
-			r.recheckAll(s.now())
+			r.recheckAll()
 		}
 	default:
-		r.recheckAll(s.now())
+		r.recheckAll()
 	}
 }
 
 // recheckAll has every seller read again when it is next asked for, in the
 // background: whatever was missed.
-func (r *realm) recheckAll(now time.Time) {
-	for _, e := range r.entries.All() {
-		old := e.snapshot.Load()
-		next := *old
-		next.recheckAt = momentOf(now)
-		e.snapshot.CompareAndSwap(old, &next)
+func (r *realm) recheckAll() {
+	for snap := range r.entries.Values() {
+		snap.recheckAfter.Store(0)
 	}
 }
 
