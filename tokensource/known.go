@@ -87,27 +87,36 @@ func (k *known) living(yield func(*pair) bool) {
 	}
 }
 
-// at returns the pair at a place: the highest pair stands at 1, then come the lower
-// ones and then the condemned ones. At 0 there is none.
-func (k *known) at(place uint16) *pair {
-	switch i := int(place) - 2; {
-	case i < -1:
-		return nil
-	case i < 0:
+// at returns the pair at a place: the highest pair stands at 1, the lower ones from 2
+// on, the condemned ones at -1, -2 and so on. At 0 there is none. It is so short
+// because what is not inlined has [Token.AccessToken] allocate.
+func (k *known) at(place int16) *pair {
+	switch {
+	case place == 1:
 		return &k.highest
-	case i < len(k.lower):
-		return &k.lower[i]
-	default:
-		return &k.condemned[i-len(k.lower)]
+	case place > 1:
+		return &k.lower[place-2]
+	case place < 0:
+		return &k.condemned[^place]
 	}
+	return nil
 }
 
-// place is where a pair stands. No account has more of them than can be counted
-// here; one behind those would not serve.
-func (k *known) place(p *pair) uint16 {
-	for place := range uint16(min(2+len(k.lower)+len(k.condemned), math.MaxUint16)) {
-		if k.at(place) == p {
-			return place
+// place is where a pair stands, or 0. No account has more of them than can be
+// counted here; one behind those would not serve.
+func (k *known) place(p *pair) int16 {
+	const most = math.MaxInt16 - 1
+	if p == &k.highest {
+		return 1
+	}
+	for i := range min(len(k.lower), most) {
+		if p == &k.lower[i] {
+			return int16(i + 2)
+		}
+	}
+	for i := range min(len(k.condemned), most) {
+		if p == &k.condemned[i] {
+			return int16(^i)
 		}
 	}
 	return 0

@@ -28,7 +28,7 @@ type Token struct {
 	// sellerEnds is where the seller's name ends in names.
 	sellerEnds uint16
 	// place is where the pair stands in known.
-	place uint16
+	place int16
 	// dueAt is zero where the token cannot be renewed.
 	dueAt second
 }
