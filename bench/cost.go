@@ -12,10 +12,11 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
-// costSites are a Caddy that stands in front of one app in all the ways that are
-// compared. Of each two that are held against each other the request is the same,
-// byte for byte, and so is what the app receives, but for the token.
-const costSites = `{
+// costGlobal begins the configuration of a Caddy that stands in front of one app in
+// all the ways that are compared. Of each two that are held against each other the
+// request is the same, byte for byte, and so is what the app receives, but for the
+// token.
+const costGlobal = `{
 	admin $ADMIN
 	auto_https off
 	storage file_system $STORAGE
@@ -39,38 +40,38 @@ const costSites = `{
 		}
 	}
 }
+`
 
-$STATIC {
+// costWays are the ways: a static header, which is what the others are held against,
+// and each mode.
+var costWays = []string{
+	`$STATIC {
 	import app header_up Authorization "Bearer $TOKEN"
-}
-
-$SELLER {
+}`,
+	`$SELLER {
 	mercadopago {
 		seller {http.request.header.X-Seller}
 	}
 	import app
-}
-
-$SESSION {
+}`,
+	`$SESSION {
 	mercadopago
 	import app
-}
-
-$APPLICATION {
+}`,
+	`$APPLICATION {
 	mercadopago {
 		as_application
 	}
 	import app
-}
-
-$EGRESS {
+}`,
+	`$EGRESS {
 	mercadopago {
 		egress
 		seller {http.request.header.X-Seller}
 	}
 	import app
+}`,
 }
-`
 
 // token is as long as those that are injected.
 var token = "APP_USR-" + clientID + "-112210-" + strings.Repeat("0123456789abcdef", 2) + "-5411000101"
@@ -161,7 +162,8 @@ func (b *bench) costWorld(ctx context.Context) (w *costWorld, err error) {
 	return w, nil
 }
 
-// costServer starts one more Caddy of a world. Sellers come back from the provider
+// costServer starts one more Caddy of a world, with its sites in an order of its own:
+// which comes first is no merit. Sellers come back from the provider
 // to the first.
 func (b *bench) costServer(ctx context.Context, world map[string]string) (*costServer, error) {
 	values := make(map[string]string)
@@ -179,7 +181,11 @@ func (b *bench) costServer(ctx context.Context, world map[string]string) (*costS
 		world["SHOP"] = values["SESSION"]
 	}
 	maps.Copy(values, world)
-	s, err := b.startCaddy(ctx, []string{b.binary}, costSites, values, host(values["EGRESS"]))
+	sites := []string{costGlobal}
+	for _, i := range shuffled(len(costWays)) {
+		sites = append(sites, costWays[i])
+	}
+	s, err := b.startCaddy(ctx, []string{b.binary}, strings.Join(sites, "\n"), values, host(values["EGRESS"]))
 	return &costServer{s, values}, err
 }
 
