@@ -280,9 +280,13 @@ type headerRoom struct {
 }
 
 func (room *headerRoom) keep(p *passage) keptHeaders {
-	kept := keptHeaders{request: keepHeader(room.fields[:0], room.values[:0], p.request.Header), groups: room.groups[:0]}
-	rest := kept.request
-	kept.response = keepHeader(rest.fields[len(rest.fields):], rest.values[len(rest.values):], p.Header())
+	request := keepHeader(room.fields[:0], room.values[:0], p.request.Header)
+	kept := keptHeaders{
+		request: request,
+		// In the room that is left.
+		response: keepHeader(request.fields[len(request.fields):], request.values[len(request.values):], p.Header()),
+		groups:   room.groups[:0],
+	}
 	for group := range routeGroups(p.request) {
 		kept.groups = append(kept.groups, group)
 	}

@@ -163,8 +163,7 @@ func (b *bench) costWorld(ctx context.Context) (w *costWorld, err error) {
 }
 
 // costServer starts one more Caddy of a world, with its sites in an order of its own:
-// which comes first is no merit. Sellers come back from the provider
-// to the first.
+// which comes first is no merit. Sellers come back from the provider to the first.
 func (b *bench) costServer(ctx context.Context, world map[string]string) (*costServer, error) {
 	values := make(map[string]string)
 	for _, name := range []string{"ADMIN", "STATIC", "SELLER", "SESSION", "APPLICATION", "EGRESS"} {

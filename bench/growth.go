@@ -49,19 +49,10 @@ type Growth struct {
 	rounds []growthRound
 }
 
-// growthRound is a process beside the others with one seller.
-type growthRound struct {
-	crowded loaded
-	single  []loaded
-}
+// growthRound is a process beside those with one seller.
+type growthRound struct{ crowded, single loaded }
 
-func (r growthRound) part() float64 {
-	var single loaded
-	for _, l := range r.single {
-		single.add(l)
-	}
-	return r.crowded.cpuPerRequest() / single.cpuPerRequest()
-}
+func (r growthRound) part() float64 { return r.crowded.cpuPerRequest() / r.single.cpuPerRequest() }
 
 // CPU is the CPU time of a request, as a part of that with one seller: of all rounds
 // together, for a collection of garbage falls into few of them when there are many
@@ -71,7 +62,7 @@ func (g *Growth) CPU() spread {
 	var all growthRound
 	for _, r := range g.rounds {
 		all.crowded.add(r.crowded)
-		all.single = append(all.single, r.single...)
+		all.single.add(r.single)
 	}
 	s.Value = all.part()
 	return s
@@ -123,8 +114,10 @@ func (b *bench) growRound(ctx context.Context, first, second, crowded *Growth) e
 	if err != nil {
 		return err
 	}
-	first.rounds = append(first.rounds, growthRound{got[1], got[:1]})
-	crowded.rounds = append(crowded.rounds, growthRound{got[2], got[:2]})
+	single := got[0]
+	first.rounds = append(first.rounds, growthRound{got[1], single})
+	single.add(got[1])
+	crowded.rounds = append(crowded.rounds, growthRound{got[2], single})
 	return nil
 }
 
