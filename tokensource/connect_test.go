@@ -341,7 +341,7 @@ func TestALiveAndATestAccountOfOneUserAreTwo(t *testing.T) {
 		i := w.instance()
 		i.seller("shop-1", 100)
 		test := false
-		w.provider.change = func(a *oauth.Answer) { a.LiveMode = &test }
+		w.provider.script(func(p *provider) { p.change = func(a *oauth.Answer) { a.LiveMode = &test } })
 		consent, err := i.Exchange(t.Context(), "", w.provider.code(100), secret.Secret{})
 		require.NoError(t, err)
 		require.False(t, consent.Account.Live)

@@ -219,7 +219,9 @@ func TestWhatFailsIsTriedAgainHereAndScheduledForAfterThat(t *testing.T) {
 		i, store := w.tells(4)
 		i.seller("shop-1", 100)
 		synctest.Wait()
-		w.provider.before = func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Refused} }
+		w.provider.script(func(p *provider) {
+			p.before = func(context.Context, string) error { return &oauth.Error{Outcome: oauth.Refused} }
+		})
 		time.Sleep(9 * day)
 		synctest.Wait()
 		items := slices.Collect(func(yield func(*item) bool) {
