@@ -41,10 +41,12 @@ type Growth struct {
 	// Heap is what it uses after a garbage collection, and Resident what the system
 	// has given it.
 	Heap, Resident float64
-	// PerSeller is what a seller more than none takes.
-	PerSeller float64
+	// PerSeller is what a seller more than none takes who was just asked for, and
+	// PerDormant one whom nobody asked for in a while.
+	PerSeller, PerDormant float64
 
 	server *server
+	empty  memory // of the process when it had one seller
 	url    string
 	rounds []growthRound
 }
@@ -91,6 +93,9 @@ func (b *bench) growth(ctx context.Context, r *Report) error {
 		defer g.server.stop()
 		all = append(all, g)
 	}
+	if err := b.settle(ctx, all); err != nil {
+		return err
+	}
 	for round := range b.growthRounds {
 		b.say("sellers in memory: round %d of %d", round+1, b.growthRounds)
 		for _, i := range shuffled(len(all) - 2) {
@@ -99,7 +104,7 @@ func (b *bench) growth(ctx context.Context, r *Report) error {
 			}
 		}
 	}
-	r.Growth = append(all[:1], all[2:]...)
+	r.Growth, r.Settling = append(all[:1], all[2:]...), b.settling
 	return nil
 }
 
@@ -144,8 +149,7 @@ func (b *bench) grow(ctx context.Context, app string, n int) (*Growth, error) {
 			return nil, err
 		}
 	}
-	before, err := g.server.memory(true)
-	if err != nil {
+	if g.empty, err = g.server.memory(true); err != nil {
 		return nil, err
 	}
 	if warm.pick = n; n > 1 {
@@ -153,15 +157,40 @@ func (b *bench) grow(ctx context.Context, app string, n int) (*Growth, error) {
 			return nil, err
 		}
 	}
-	after, err := g.server.memory(true)
-	if err != nil {
-		return nil, err
+	g.PerSeller, err = g.measure()
+	return g, err
+}
+
+// measure notes what memory is in use, and returns what a seller more than none takes.
+func (g *Growth) measure() (float64, error) {
+	m, err := g.server.memory(true)
+	g.Heap, g.Resident = float64(m.HeapAlloc), float64(m.Resident)
+	return (g.Heap - float64(g.empty.HeapAlloc)) / float64(max(g.Sellers-1, 1)), err
+}
+
+// settle waits until those sellers are dormant who are not among the thousand that go
+// on asking.
+func (b *bench) settle(ctx context.Context, all []*Growth) error {
+	b.say("%s, in which at most a thousand go on asking", b.settling)
+	for begun := time.Now(); time.Since(begun) < b.settling; {
+		for _, g := range all {
+			if _, err := b.send(ctx, g.load(100*time.Millisecond)); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
 	}
-	g.Heap, g.Resident = float64(after.HeapAlloc), float64(after.Resident)
-	if n > 1 {
-		g.PerSeller = (g.Heap - float64(before.HeapAlloc)) / float64(n-1)
+	for _, g := range all {
+		var err error
+		if g.PerDormant, err = g.measure(); err != nil {
+			return err
+		}
 	}
-	return g, nil
+	return nil
 }
 
 // load is requests for at most a thousand of the sellers, who lie evenly among all.

@@ -54,6 +54,7 @@ type scale struct {
 	growthRounds       int
 	growthLength       time.Duration // some collections of garbage in all rounds together
 	sellers            []int         // that are in memory
+	settling           time.Duration // until those nobody asks for are dormant; measured before that if 0
 
 	onFiles, onPostgres      int // sellers
 	storeRounds, coldSellers int
@@ -65,8 +66,8 @@ type scale struct {
 
 var scales = map[string]scale{
 	"smoke": {costRounds: 2, costLength: 100 * time.Millisecond, allocationRequests: 500, growthRounds: 2, growthLength: 100 * time.Millisecond, sellers: []int{1000, 20_000}, onFiles: 2000, onPostgres: 5000, storeRounds: 2, coldSellers: 200, callers: 500, walkLength: time.Second, flowRounds: 2, wholeRounds: 1},
-	"quick": {costRounds: 4, costLength: 300 * time.Millisecond, allocationRequests: 5000, growthRounds: 4, growthLength: 300 * time.Millisecond, sellers: []int{1000, 100_000}, onFiles: 10_000, onPostgres: 50_000, storeRounds: 3, coldSellers: 1000, callers: 5000, walkLength: 2 * time.Second, flowRounds: 4, wholeRounds: 2},
-	"full":  {costRounds: 30, costLength: 400 * time.Millisecond, allocationRequests: 20_000, growthRounds: 30, growthLength: 2 * time.Second, sellers: []int{1000, 100_000, 1_000_000}, onFiles: 100_000, onPostgres: 1_000_000, storeRounds: 10, coldSellers: 2000, callers: 5000, walkLength: 10 * time.Second, flowRounds: 15, wholeRounds: 8},
+	"quick": {costRounds: 4, costLength: 300 * time.Millisecond, allocationRequests: 5000, growthRounds: 4, growthLength: 300 * time.Millisecond, sellers: []int{1000, 100_000}, settling: 90 * time.Second, onFiles: 10_000, onPostgres: 50_000, storeRounds: 3, coldSellers: 1000, callers: 5000, walkLength: 2 * time.Second, flowRounds: 4, wholeRounds: 2},
+	"full":  {costRounds: 30, costLength: 400 * time.Millisecond, allocationRequests: 20_000, growthRounds: 30, growthLength: 2 * time.Second, sellers: []int{1000, 100_000, 1_000_000}, settling: 90 * time.Second, onFiles: 100_000, onPostgres: 1_000_000, storeRounds: 10, coldSellers: 2000, callers: 5000, walkLength: 10 * time.Second, flowRounds: 15, wholeRounds: 8},
 }
 
 // bench is one run.

@@ -28,6 +28,7 @@ type Report struct {
 	Costs       []*Cost
 	Allocations []Allocations
 	Growth      []*Growth
+	Settling    time.Duration
 	Stores      []*Store
 	Tables      []Size // of PostgreSQL
 	FolderSize  Size

@@ -68,15 +68,18 @@ func (a *account) lock() *unrest {
 
 // unlock drops what is of no use any more: there are very many accounts.
 func (a *account) unlock() {
-	if a.unrest.over() {
+	if a.unrest.resting() && a.unrest.tombstone == 0 {
 		a.unrest = nil
 	}
+	a.side.sellers.update(a)
 	a.mu.Unlock()
 }
 
-func (u *unrest) over() bool {
+// resting reports whether nothing goes on, and there is nothing to be remembered but
+// a tombstone.
+func (u *unrest) resting() bool {
 	none := tokenstore.PairID{}
-	return u.flight == nil && u.setback.over() && u.tombstone == 0 && u.rejected == none && u.forced == none &&
+	return u == nil || u.flight == nil && u.setback.over() && u.rejected == none && u.forced == none &&
 		u.forcedAt.IsZero() && u.forcing == 0 && len(u.sightings) == 0 && len(u.unsent) == 0
 }
 
@@ -104,6 +107,15 @@ type side struct {
 	accounts map[int64]weak.Pointer[account]
 	// most is how many there are before those that nobody holds are swept out.
 	most int
+
+	// The rest is for dormant sellers, and under their lock.
+	sellers *dormant
+	// number is the side's own.
+	number int
+	// dormant is where the accounts are packed that have dormant sellers, and restless
+	// are those of them about which something goes on: nobody else may hold them.
+	dormant  map[int64]place
+	restless map[int64]*account
 }
 
 const fewAccounts = 1024
@@ -120,37 +132,41 @@ func (r *realm) account(id tokenstore.AccountID) *account {
 	defer r.mu.Unlock()
 	s := r.sides[sideID{id.ClientID, id.Live}]
 	if s == nil {
-		s = &side{clientID: strings.Clone(id.ClientID), live: id.Live, accounts: make(map[int64]weak.Pointer[account])}
-		r.sides[sideID{s.clientID, s.live}] = s
+		own := sideID{strings.Clone(id.ClientID), id.Live}
+		s = r.dormant.side(own)
+		r.sides[own] = s
 	}
 	if a := s.accounts[id.UserID].Value(); a != nil {
 		return a
 	}
 	a := &account{side: s, user: id.UserID}
 	a.known.Store(nothingKnown)
-	s.sweep()
+	r.dormant.recall(a)
+	if len(s.accounts) >= s.most {
+		s.sweep()
+	}
 	s.accounts[id.UserID] = weak.Make(a)
 	return a
 }
 
-// sweep forgets the accounts that nobody holds, once there are twice as many as it
-// left the last time.
+// sweep forgets the accounts that nobody holds; the next time is when there are twice
+// as many as it leaves. A map that once was large stays so: it is made anew.
 func (s *side) sweep() {
-	if len(s.accounts) < s.most {
-		return
+	held := make(map[int64]weak.Pointer[account])
+	for user, a := range s.accounts {
+		if a.Value() != nil {
+			held[user] = a
+		}
 	}
-	maps.DeleteFunc(s.accounts, func(_ int64, a weak.Pointer[account]) bool { return a.Value() == nil })
-	s.most = max(fewAccounts, 2*len(s.accounts))
+	s.accounts, s.most = held, max(fewAccounts, 2*len(held))
 }
 
-// held returns the account object of an id, or nil where nobody holds it.
-func (r *realm) held(id tokenstore.AccountID) *account {
+// knows reports whether memory has anything about an account.
+func (r *realm) knows(id tokenstore.AccountID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s := r.sides[sideID{id.ClientID, id.Live}]; s != nil {
-		return s.accounts[id.UserID].Value()
-	}
-	return nil
+	s := r.sides[sideID{id.ClientID, id.Live}]
+	return s != nil && (s.accounts[id.UserID].Value() != nil || r.dormant.has(s, id.UserID))
 }
 
 // publish makes what was read what memory knows, unless memory knows a higher

@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,10 @@ const (
 	// staleWait is how long a request waits for a store that does not answer
 	// before memory serves it.
 	staleWait = 2 * time.Second
+	// A seller whose memory was not believed any more for idleAfter is dormant from
+	// then on; that is seen every tidyEvery.
+	idleAfter = 30 * time.Second
+	tidyEvery = 10 * time.Second
 	// skew is the difference of clocks within a fleet that is not remarkable.
 	skew = 5 * time.Minute
 
@@ -82,6 +87,10 @@ func (s *snapshot) recheck(now time.Time) bool {
 	return after&rechecking == 0 && momentOf(now) >= s.validatedAt.after(span(after)) &&
 		s.recheckAfter.CompareAndSwap(after, after|rechecking)
 }
+
+// idle reports whether nobody asked for the seller in a while: it would have been
+// read again.
+func (s *snapshot) idle(m moment) bool { return m >= s.validatedAt.after(s.validFor).add(idleAfter) }
 
 func (s *snapshot) rechecked() { s.recheckAfter.And(^uint32(rechecking)) }
 
@@ -152,7 +161,92 @@ func (r *realm) remember(s *snapshot, epoch uint64) bool {
 		}
 		return s, otter.WriteOp
 	})
+	r.dormant.drop(s.key())
+	r.trim()
 	return true
+}
+
+// trim has those sellers give way who are dormant for longest, where there are more
+// than there may be. Without any the cache does it by itself.
+func (r *realm) trim() { r.dormant.evict(r.entries.EstimatedSize() + r.dormant.len() - r.most) }
+
+// resize bounds the sellers in memory anew.
+func (r *realm) resize(most int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.most = most
+	r.trim()
+	r.entries.SetMaximum(uint64(most))
+}
+
+// entry is what memory has about a seller, who is not dormant from then on.
+func (r *realm) entry(app *application, k key, now time.Time) (*snapshot, bool) {
+	if s, ok := r.entries.GetIfPresent(k); ok {
+		return s, true
+	}
+	packed, id, ok := r.dormant.find(k)
+	if !ok {
+		return r.entries.GetIfPresent(k) // it may have come out just now
+	}
+	s := packed.snapshot(r.account(id))
+	s.look(app, now)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.dormant.drop(k) {
+		return r.entries.GetIfPresent(k)
+	}
+	r.entries.Set(s.key(), s)
+	return s, true
+}
+
+// has reports whether memory has anything about a seller.
+func (r *realm) has(k key) bool {
+	if _, ok := r.entries.GetIfPresent(k); ok {
+		return true
+	}
+	_, _, ok := r.dormant.find(k)
+	return ok
+}
+
+// tidy packs, now and then and in the background, the sellers nobody asked for in a
+// while.
+func (r *realm) tidy(now time.Time) {
+	m, last := momentOf(now), r.tidied.Load()
+	if since := m - moment(last); since >= 0 && since < moment(tidyEvery) || !r.tidied.CompareAndSwap(last, int64(m)) {
+		return
+	}
+	r.manager.spawn(0, func(ctx context.Context) { r.packIdle(ctx, m) })
+}
+
+func (r *realm) packIdle(ctx context.Context, m moment) {
+	for s := range r.entries.Values() {
+		if ctx.Err() != nil {
+			return
+		}
+		if s.idle(m) {
+			r.rest(s)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.sides {
+		// Nobody holds the accounts any more of those who became dormant before.
+		if len(s.accounts) > fewAccounts+2*r.entries.EstimatedSize() {
+			s.sweep()
+		}
+	}
+}
+
+// rest makes a seller dormant, unless something goes on about it.
+func (r *realm) rest(s *snapshot) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.entries.ComputeIfPresent(s.key(), func(current *snapshot) (*snapshot, otter.ComputeOp) {
+		if current != s || !r.dormant.put(s) {
+			return nil, otter.CancelOp
+		}
+		return nil, otter.InvalidateOp
+	})
 }
 
 // swap puts a snapshot in the place of an old one, unless that is in memory no more.
@@ -171,8 +265,20 @@ func (r *realm) forget(k key) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.epoch++
-	r.entries.Invalidate(k)
+	r.remove(k)
 	return r.epoch
+}
+
+// drop drops a seller from memory that the store does not have.
+func (r *realm) drop(k key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.remove(k)
+}
+
+func (r *realm) remove(k key) {
+	r.entries.Invalidate(k)
+	r.dormant.drop(k)
 }
 
 func (r *realm) epochNow() uint64 {

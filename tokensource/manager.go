@@ -152,13 +152,17 @@ func (m *Manager) ending() bool {
 type realm struct {
 	manager *Manager
 	trouble trouble
+	// entries has the sellers that are asked for, and dormant all others.
 	entries *otter.Cache[key, *snapshot]
+	dormant *dormant
+	tidied  atomic.Int64 // a moment
 	loads   group[key, *snapshot]
 	// notices are the provider's, about accounts, that are being followed.
 	notices group[tokenstore.AccountID, struct{}]
 	queue   *queue
 
 	mu    sync.Mutex
+	most  int // sellers in memory
 	sides map[sideID]*side
 	// epoch counts the changes to connections made here. A load that began
 	// before one must not write over it.
@@ -179,6 +183,7 @@ func newRealm(m *Manager, cacheSize int) *realm {
 			MaximumSize: cacheSize,
 			Executor:    func(fn func()) { fn() },
 		}),
+		dormant: newDormant(), most: cacheSize,
 		sides: make(map[sideID]*side),
 		queue: newQueue(),
 	}
@@ -238,7 +243,7 @@ func (m *Manager) attach(s *Source) {
 	}
 	m.attached = append(m.attached, s)
 	m.newest.Store(s)
-	s.realm.entries.SetMaximum(uint64(s.config.cacheSize()))
+	s.realm.resize(s.config.cacheSize())
 	for _, app := range s.applications {
 		app.state.rest()
 	}

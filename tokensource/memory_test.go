@@ -193,10 +193,12 @@ func TestWhatMemoryHasPrintsNoToken(t *testing.T) {
 	p := tokenstore.Pair{AccessToken: secret.New("APP_USR-canary"), RefreshToken: secret.New("TG-canary"), PublicKey: "canary", ExpiresAt: time.Now().Add(life)}
 	packed := pack(&p)
 	m := NewManager()
-	a := newRealm(m, 1).accountFor(accountID(1), p)
+	r := newRealm(m, 1)
+	a := r.accountFor(accountID(1), p)
 	snap := a.snapshot(key{application: unique.Make(""), seller: "shop-1"}, "c", &application{}, time.Now())
 	require.NotNil(t, snap.token())
-	for _, v := range []any{packed, &packed, a, a.known.Load(), *a.known.Load(), snap, snap.token(), *snap.token(), []pair{packed}} {
+	require.True(t, r.dormant.put(snap))
+	for _, v := range []any{packed, &packed, a, a.known.Load(), *a.known.Load(), snap, snap.token(), *snap.token(), []pair{packed}, r.dormant, &r.dormant.slab} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 			require.NotContains(t, fmt.Sprintf(verb, v), "canary")
 			require.NotContains(t, fmt.Sprintf(verb, v), hex.EncodeToString([]byte("canary")))

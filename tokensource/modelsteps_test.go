@@ -3,6 +3,7 @@ package tokensource
 import (
 	"cmp"
 	"context"
+	"runtime"
 	"slices"
 	"testing/synctest"
 	"time"
@@ -112,6 +113,7 @@ func (m *model) pass() {
 	}
 	time.Sleep(d)
 	synctest.Wait()
+	m.doze(d > time.Minute)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.free = false
@@ -119,6 +121,19 @@ func (m *model) pass() {
 		if time.Since(w.since) >= time.Second {
 			w.process.trouble()
 		}
+	}
+}
+
+// doze has all sellers be dormant about whom nothing goes on, sooner than is usual. What
+// nobody holds then is known from its packed form alone once it was collected.
+func (m *model) doze(collect bool) {
+	for _, p := range m.processes {
+		for s := range p.realm.entries.Values() {
+			p.realm.rest(s)
+		}
+	}
+	if collect {
+		runtime.GC()
 	}
 }
 

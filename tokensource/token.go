@@ -116,8 +116,8 @@ func (s *Source) fetch(ctx context.Context, app *application, k key, minValidity
 
 // fromMemory returns what memory knows of a seller, where it is believed.
 func (s *Source) fromMemory(app *application, k key) *snapshot {
-	snap, ok := s.realm.entries.GetIfPresent(k)
 	now := s.now()
+	snap, ok := s.realm.entry(app, k, now)
 	if !ok || !snap.of(app) || !snap.believed(now) {
 		return nil
 	}
@@ -140,8 +140,9 @@ func (s *Source) fromMemory(app *application, k key) *snapshot {
 // loadOrStale reads a seller, and waits for a store that does not answer only
 // so long where memory has a valid token.
 func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (*snapshot, error) {
-	old, ok := s.realm.entries.GetIfPresent(k)
-	if !ok || old.stale(app, s.now()) == nil {
+	now := s.now()
+	old, ok := s.realm.entry(app, k, now)
+	if !ok || old.stale(app, now) == nil {
 		return s.load(ctx, app, k)
 	}
 	lctx, cancel := context.WithTimeout(ctx, staleWait)
@@ -170,11 +171,12 @@ func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, 
 			return nil, failure
 		}
 		s.troubled(app, failure, loading(app, k))
-		old, ok := s.realm.entries.GetIfPresent(k)
+		now := s.now()
+		old, ok := s.realm.entry(app, k, now)
 		if !ok {
 			return nil, failure
 		}
-		stale := old.stale(app, s.now())
+		stale := old.stale(app, now)
 		if stale == nil {
 			return nil, failure
 		}
@@ -200,10 +202,10 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 			if s.realm.epochNow() != epoch && tries < 3 {
 				continue
 			}
-			if err := s.vanished(ctx, o.store, k); err != nil {
+			if err := s.vanished(ctx, o.store, app, k); err != nil {
 				return nil, err
 			}
-			s.realm.entries.Invalidate(k)
+			s.realm.drop(k)
 			return nil, notConnected()
 		}
 		if err != nil {
@@ -214,7 +216,7 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 			return nil, errors.New("reading the connection: the store returned another seller's")
 		}
 		if c.Account.ClientID != app.clientID {
-			s.realm.entries.Invalidate(k)
+			s.realm.drop(k)
 			return nil, &Error{Status: ReconnectRequired, Reason: ReasonApplicationChanged}
 		}
 		a := s.realm.account(c.Account)
@@ -223,6 +225,7 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 		}
 		snap := a.snapshot(key{application: app.name, seller: c.Seller}, c.ID, app, now)
 		if s.realm.remember(snap, epoch) || tries >= 3 {
+			s.realm.tidy(now)
 			return snap, nil
 		}
 	}
@@ -230,8 +233,8 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 
 // vanished tells a seller that was disconnected from a store that lost all it had
 // of the account.
-func (s *Source) vanished(ctx context.Context, store tokenstore.Store, k key) error {
-	snap, ok := s.realm.entries.GetIfPresent(k)
+func (s *Source) vanished(ctx context.Context, store tokenstore.Store, app *application, k key) error {
+	snap, ok := s.realm.entry(app, k, s.now())
 	if !ok {
 		return nil
 	}

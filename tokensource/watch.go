@@ -97,11 +97,11 @@ func (s *Source) changed(c tokenstore.Change, accounts *changedAccounts) {
 	case c.Seller != "":
 		k := key{application: unique.Make(c.Application), seller: c.Seller}
 		// Whoever is unknown here is not to make others read again.
-		if _, known := r.entries.GetIfPresent(k); known || r.loads.busy(k) {
+		if r.has(k) || r.loads.busy(k) {
 			r.forget(k)
 		}
 	case c.Account != tokenstore.AccountID{}:
-		if r.held(c.Account) != nil && !accounts.add(c.Account) {
+		if r.knows(c.Account) && !accounts.add(c.Account) {
 			r.recheckAll()
 		}
 	default:
