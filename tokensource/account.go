@@ -35,19 +35,25 @@ type unrest struct {
 	flight *flight
 	// setback holds the account's refreshes back; it counts for one pair only,
 	// failed.
-	setback   setback
-	failed    tokenstore.PairID
-	tombstone uint64
-	// rejected is the pair whose access token got a 401 last, forced and
-	// forcedAt the last pair refreshed because of one, and forcing how many
-	// requests are about to have it refreshed, or wait for that.
-	rejected, forced tokenstore.PairID
-	forcedAt         time.Time
-	forcing          int
-	sightings        map[string]sighting
+	setback setback
+	failed  tokenstore.PairID
+	marks
+	// forcing is how many requests are about to have it refreshed because of a 401, or
+	// wait for that.
+	forcing   int
+	sightings map[string]sighting
 	// unsent are the nonces of intents that were not followed by a POST and
 	// could not be withdrawn.
 	unsent map[string]struct{}
+}
+
+// marks are what is remembered of an account while nothing goes on.
+type marks struct {
+	tombstone uint64
+	// rejected is the pair whose access token got a 401 last, and forced and forcedAt
+	// are the last pair refreshed because of one.
+	rejected, forced tokenstore.PairID
+	forcedAt         time.Time
 }
 
 // sighting is when an intent was last seen to change, on our own clock.
@@ -68,19 +74,16 @@ func (a *account) lock() *unrest {
 
 // unlock drops what is of no use any more: there are very many accounts.
 func (a *account) unlock() {
-	if a.unrest.resting() && a.unrest.tombstone == 0 {
+	if a.unrest.over() && a.unrest.marks == (marks{}) {
 		a.unrest = nil
 	}
 	a.side.sellers.update(a)
 	a.mu.Unlock()
 }
 
-// resting reports whether nothing goes on, and there is nothing to be remembered but
-// a tombstone.
-func (u *unrest) resting() bool {
-	none := tokenstore.PairID{}
-	return u == nil || u.flight == nil && u.setback.over() && u.rejected == none && u.forced == none &&
-		u.forcedAt.IsZero() && u.forcing == 0 && len(u.sightings) == 0 && len(u.unsent) == 0
+// over reports whether nothing goes on.
+func (u *unrest) over() bool {
+	return u == nil || u.flight == nil && u.setback.over() && u.forcing == 0 && len(u.sightings) == 0 && len(u.unsent) == 0
 }
 
 // worked lets go of what held the account back.
@@ -112,8 +115,9 @@ type side struct {
 	sellers *dormant
 	// number is the side's own.
 	number int
-	// dormant is where the accounts are packed that have dormant sellers, and restless
-	// are those of them about which something goes on: nobody else may hold them.
+	// dormant is where the accounts are packed that have dormant sellers. restless are
+	// those of them about which something goes on, for nobody else may hold them; nil
+	// where there are none.
 	dormant  map[int64]place
 	restless map[int64]*account
 }
@@ -130,6 +134,10 @@ type sideID struct {
 func (r *realm) account(id tokenstore.AccountID) *account {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.find(id)
+}
+
+func (r *realm) find(id tokenstore.AccountID) *account {
 	s := r.sides[sideID{id.ClientID, id.Live}]
 	if s == nil {
 		own := sideID{strings.Clone(id.ClientID), id.Live}

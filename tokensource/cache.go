@@ -179,33 +179,31 @@ func (r *realm) resize(most int) {
 	r.entries.SetMaximum(uint64(most))
 }
 
-// entry is what memory has about a seller, who is not dormant from then on.
-func (r *realm) entry(app *application, k key, now time.Time) (*snapshot, bool) {
+// entry is what memory has about a seller, who is not dormant from then on. One who
+// was has yet to be told what its account knows: it is no longer believed anyway.
+func (r *realm) entry(k key) (*snapshot, bool) {
 	if s, ok := r.entries.GetIfPresent(k); ok {
 		return s, true
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	packed, id, ok := r.dormant.find(k)
 	if !ok {
 		return r.entries.GetIfPresent(k) // it may have come out just now
 	}
-	s := packed.snapshot(r.account(id))
-	s.look(app, now)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.dormant.drop(k) {
-		return r.entries.GetIfPresent(k)
-	}
+	s := packed.snapshot(r.find(id))
+	r.dormant.drop(k)
 	r.entries.Set(s.key(), s)
 	return s, true
 }
 
 // has reports whether memory has anything about a seller.
 func (r *realm) has(k key) bool {
-	if _, ok := r.entries.GetIfPresent(k); ok {
-		return true
-	}
-	_, _, ok := r.dormant.find(k)
-	return ok
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, awake := r.entries.GetIfPresent(k)
+	_, _, dormant := r.dormant.find(k)
+	return awake || dormant
 }
 
 // tidy packs, now and then and in the background, the sellers nobody asked for in a
@@ -219,6 +217,7 @@ func (r *realm) tidy(now time.Time) {
 }
 
 func (r *realm) packIdle(ctx context.Context, m moment) {
+	r.sweep()
 	for s := range r.entries.Values() {
 		if ctx.Err() != nil {
 			return
@@ -227,14 +226,23 @@ func (r *realm) packIdle(ctx context.Context, m moment) {
 			r.rest(s)
 		}
 	}
+}
+
+// sweep forgets the accounts of those who became dormant, whom nobody holds any more
+// once garbage was collected.
+func (r *realm) sweep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.packed == 0 {
+		return
+	}
 	for _, s := range r.sides {
-		// Nobody holds the accounts any more of those who became dormant before.
-		if len(s.accounts) > fewAccounts+2*r.entries.EstimatedSize() {
+		if before := len(s.accounts); before > fewAccounts+2*r.entries.EstimatedSize() {
 			s.sweep()
+			r.packed -= before - len(s.accounts)
 		}
 	}
+	r.packed = max(r.packed, 0)
 }
 
 // rest makes a seller dormant, unless something goes on about it.
@@ -245,6 +253,7 @@ func (r *realm) rest(s *snapshot) {
 		if current != s || !r.dormant.put(s) {
 			return nil, otter.CancelOp
 		}
+		r.packed++
 		return nil, otter.InvalidateOp
 	})
 }

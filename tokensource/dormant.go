@@ -10,10 +10,11 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
-// dormant is what memory has about sellers nobody asked for in a minute, packed into
+// dormant is what memory has about sellers nobody asked for in a while, packed into
 // bytes without pointers. The objects that a seller in use has are looked at in each
 // collection of garbage: a hundred thousand sellers would cost every request a fifth
 // of its CPU time. Nothing gets lost by it: what is asked for comes out as it went in.
+// A seller is here or among the realm's entries, and moves under the realm's lock.
 type dormant struct {
 	mu   sync.Mutex
 	slab slab
@@ -35,7 +36,7 @@ func (d *dormant) side(id sideID) *side {
 	defer d.mu.Unlock()
 	s := &side{
 		clientID: id.clientID, live: id.live, accounts: make(map[int64]weak.Pointer[account]),
-		sellers: d, number: len(d.sides), dormant: make(map[int64]place), restless: make(map[int64]*account),
+		sellers: d, number: len(d.sides), dormant: make(map[int64]place),
 	}
 	d.sides = append(d.sides, s)
 	return s
@@ -48,7 +49,7 @@ func (d *dormant) put(s *snapshot) bool {
 		return false
 	}
 	defer a.mu.Unlock()
-	if !a.unrest.resting() {
+	if !a.unrest.over() {
 		return false
 	}
 	d.mu.Lock()
@@ -137,10 +138,21 @@ func (d *dormant) update(a *account) {
 			a.side.dormant[a.user] = next
 		}
 	}
-	if kept && a.unrest.resting() {
-		delete(a.side.restless, a.user)
-	} else {
-		a.side.restless[a.user] = a
+	if kept && a.unrest.over() {
+		a.side.settled(a.user)
+		return
+	}
+	if a.side.restless == nil {
+		a.side.restless = make(map[int64]*account)
+	}
+	a.side.restless[a.user] = a
+}
+
+// settled lets go of an account. A map that once was large stays so, and is looked
+// through by collections of garbage: it goes with the last.
+func (s *side) settled(user int64) {
+	if delete(s.restless, user); len(s.restless) == 0 {
+		s.restless = nil
 	}
 }
 
@@ -175,7 +187,7 @@ func (d *dormant) letGo(s *side, user int64) {
 	if left == 0 {
 		d.slab.drop(at)
 		delete(s.dormant, user)
-		delete(s.restless, user)
+		s.settled(user)
 	}
 }
 
@@ -225,6 +237,9 @@ func (d *dormant) setNumber(at place, which int, n uint32) {
 
 func (d *dormant) link(at place, to int, other place) { d.setNumber(at, to, uint32(other)) }
 
-func (d *dormant) hash(k key) uint64 { return maphash.Comparable(d.seed, k) }
+// hash is of the names: a handle is another one after nobody held it for a while.
+func (d *dormant) hash(k key) uint64 {
+	return maphash.Comparable(d.seed, [2]string{k.application.Value(), k.seller})
+}
 
 func (d *dormant) seller(at place) packedSeller { return unpackSeller(d.slab.at(at)) }

@@ -335,8 +335,14 @@ func TestWhatIsKnownOfAnAccountIsUnpackedAsItWasPacked(t *testing.T) {
 		}
 		in, out := new(account), new(account)
 		in.known.Store(newKnown(pairs.Draw(t, "living"), b))
-		if tombstone := rapid.Uint64().Draw(t, "tombstone"); tombstone > 0 {
-			in.unrest = &unrest{tombstone: tombstone}
+		id := func(name string) tokenstore.PairID {
+			return tokenstore.PairID{Authorization: rapid.Uint64().Draw(t, name), Generation: rapid.Uint64().Draw(t, name), Hash: text.Draw(t, name)}
+		}
+		if rapid.Bool().Draw(t, "marked") {
+			in.unrest = &unrest{marks: marks{tombstone: rapid.Uint64Min(1).Draw(t, "tombstone"), rejected: id("rejected"), forced: id("forced")}}
+		}
+		if in.unrest != nil && rapid.Bool().Draw(t, "forced before") {
+			in.unrest.forcedAt = began.Add(time.Duration(rapid.Int64Range(-1<<50, 1<<50).Draw(t, "forced at")))
 		}
 		unpackAccount(packAccount(0, in), out)
 		require.True(t, in.known.Load().same(out.known.Load()))
@@ -376,6 +382,71 @@ func TestASlabHasWhatWasPutThereAndNothingElse(t *testing.T) {
 			},
 		})
 	})
+}
+
+func TestASellerWhoseTokenGotA401IsPackedWithWhatIsRememberedOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		i.seller("shop-1", 100)
+		_, err := i.Replace(t.Context(), i.lives("shop-1", 100))
+		require.NoError(t, err)
+		time.Sleep(recheckAfter)
+		i.lives("shop-1", 100) // and read again
+		synctest.Wait()
+		i.realm.packIdle(t.Context(), momentOf(i.now().Add(time.Hour)))
+		require.Equal(t, 1, i.realm.dormant.len())
+		runtime.GC()
+		runtime.GC()
+		_, err = i.Replace(t.Context(), i.lives("shop-1", 100))
+		require.ErrorContains(t, err, "less than a minute ago")
+		require.Equal(t, 1, w.provider.count())
+	})
+}
+
+// A configuration may be gone that named the application.
+func TestADormantSellerIsFoundAfterItsApplicationWasForgotten(t *testing.T) {
+	r := newRealm(NewManager(), 2)
+	now := time.Now()
+	named := func(n int64) key { return key{unique.Make(fmt.Sprint("application-", 1)), fmt.Sprint("shop-", n)} }
+	put := func(n int64) {
+		a := r.accountFor(accountID(n), tokenstore.Pair{AccessToken: secret.New("access"), ObtainedAt: now, ExpiresAt: now.Add(life)})
+		s := a.snapshot(named(n), "c", &application{}, now)
+		require.True(t, r.remember(s, r.epochNow()))
+		r.rest(s)
+	}
+	for n := range int64(5) {
+		put(n)
+		runtime.GC()
+		runtime.GC()
+	}
+	require.Equal(t, 2, r.dormant.len(), "the others gave way")
+	require.True(t, r.has(named(4)))
+	r.forget(named(4))
+	require.False(t, r.has(named(4)))
+	require.Equal(t, 1, r.dormant.len())
+}
+
+func TestASlabUsesItsRoomForTextsOfOtherLengths(t *testing.T) {
+	var s slab
+	var places []place
+	for length := 100; length < 400; length += slabUnit {
+		for range 2000 {
+			p, ok := s.put(make([]byte, length))
+			require.True(t, ok)
+			places = append(places, p)
+		}
+		for _, p := range places[:len(places)-2000] {
+			s.drop(p)
+		}
+		places = places[len(places)-2000:]
+	}
+	grown := len(s.chunks)
+	for range 4000 {
+		_, ok := s.put(make([]byte, 100))
+		require.True(t, ok)
+	}
+	require.Len(t, s.chunks, grown)
 }
 
 func TestASlabUsesItsRoomAgain(t *testing.T) {

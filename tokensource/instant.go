@@ -52,6 +52,8 @@ var began = time.Now()
 
 func momentOf(t time.Time) moment { return moment(t.Sub(began)) }
 
+func (m moment) time() time.Time { return began.Add(time.Duration(m)) }
+
 func (m moment) add(d time.Duration) moment { return m + moment(d) }
 
 // span is how much later than another a moment is, in whole milliseconds, rounded

@@ -161,9 +161,12 @@ type realm struct {
 	notices group[tokenstore.AccountID, struct{}]
 	queue   *queue
 
-	mu    sync.Mutex
-	most  int // sellers in memory
-	sides map[sideID]*side
+	mu   sync.Mutex
+	most int // sellers in memory
+	// packed counts the sellers whose accounts may be left behind since they became
+	// dormant.
+	packed int
+	sides  map[sideID]*side
 	// epoch counts the changes to connections made here. A load that began
 	// before one must not write over it.
 	epoch uint64

@@ -5,6 +5,7 @@ import (
 	"unique"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
 // What is packed begins with numbers that change: a seller with the places of those
@@ -52,22 +53,25 @@ func unpackSeller(packed []byte) (s packedSeller) {
 	return s
 }
 
-// snapshot is what was packed, but for what its account knows.
+// snapshot is what was packed, without what its account knows.
 func (p *packedSeller) snapshot(a *account) *snapshot {
 	s := &snapshot{Token: Token{
-		application: p.key.application, names: p.names, sellerEnds: uint16(len(p.key.seller)), account: a,
+		application: p.key.application, names: p.names, sellerEnds: uint16(len(p.key.seller)), account: a, known: nothingKnown,
 	}, validatedAt: p.validatedAt, validFor: p.validFor}
 	s.recheckAfter.Store(uint32(p.recheckAfter))
 	return s
 }
 
 func packAccount(sellers uint32, a *account) []byte {
-	k, tombstone := a.known.Load(), uint64(0)
+	k, m := a.known.Load(), marks{}
 	if a.unrest != nil {
-		tombstone = a.unrest.tombstone
+		m = a.unrest.marks
 	}
 	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 512), sellers)
-	b = binary.AppendUvarint(b, tombstone)
+	b = binary.AppendUvarint(b, m.tombstone)
+	b = appendID(appendID(b, m.rejected), m.forced)
+	b = appendFlag(b, m.forcedAt.IsZero())
+	b = binary.AppendVarint(b, int64(momentOf(m.forcedAt)))
 	b = appendText(b, k.reason)
 	b = appendFlag(b, k.unsaved)
 	b = appendFlag(b, k.moved)
@@ -77,8 +81,12 @@ func packAccount(sellers uint32, a *account) []byte {
 
 func unpackAccount(packed []byte, a *account) {
 	f := fields(packed[accountHead:])
-	if tombstone := f.number(); tombstone > 0 {
-		a.unrest = &unrest{tombstone: tombstone}
+	m := marks{tombstone: f.number(), rejected: f.id(), forced: f.id()}
+	if never, at := f.flag(), moment(f.signed()); !never {
+		m.forcedAt = at.time()
+	}
+	if m != (marks{}) {
+		a.unrest = &unrest{marks: m}
 	}
 	b := beside{reason: f.text(), unsaved: f.flag(), moved: f.flag()}
 	living := f.pairs()
@@ -95,6 +103,12 @@ func appendFlag(b []byte, set bool) []byte {
 
 func appendText(b []byte, text string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
+}
+
+func appendID(b []byte, id tokenstore.PairID) []byte {
+	b = binary.AppendUvarint(b, id.Authorization)
+	b = binary.AppendUvarint(b, id.Generation)
+	return appendText(b, id.Hash)
 }
 
 func appendPairs(b []byte, pairs []pair) []byte {
@@ -134,6 +148,10 @@ func (f *fields) text() string {
 	text := string((*f)[:length])
 	*f = (*f)[length:]
 	return text
+}
+
+func (f *fields) id() tokenstore.PairID {
+	return tokenstore.PairID{Authorization: f.number(), Generation: f.number(), Hash: f.text()}
 }
 
 func (f *fields) pairs() []pair {

@@ -47,29 +47,55 @@ func (s *slab) put(text []byte) (place, bool) {
 	return p, ok
 }
 
-// room finds so many units.
+// room finds so many units: where as many were in use, behind all others, or in a part
+// of a larger room.
 func (s *slab) room(units int) (place, bool) {
-	if places := s.free[units]; len(places) > 0 {
-		last := len(places) - 1
-		s.free[units] = places[:last]
-		return places[last], true
-	}
-	if len(s.chunks) == 0 || s.used+units > slabUnits {
-		if len(s.chunks) == slabChunks {
-			return 0, false
+	if len(s.free[units]) == 0 {
+		if len(s.chunks) > 0 && s.used+units <= slabUnits {
+			p := s.next()
+			s.used += units
+			return p, true
 		}
-		if rest := slabUnits - s.used; len(s.chunks) > 0 && rest > 0 {
+		larger := slabUnits
+		for n, places := range s.free {
+			if n > units && len(places) > 0 {
+				larger = min(larger, n)
+			}
+		}
+		if larger == slabUnits {
+			return s.grow(units)
+		}
+		p := s.take(larger)
+		s.give(p+place(units), larger-units)
+		return p, true
+	}
+	return s.take(units), true
+}
+
+// grow adds a chunk.
+func (s *slab) grow(units int) (place, bool) {
+	if len(s.chunks) == slabChunks {
+		return 0, false
+	}
+	if len(s.chunks) == 0 {
+		s.used = 1 // nothing is at 0
+	} else {
+		if rest := slabUnits - s.used; rest > 0 {
 			s.give(s.next(), rest)
 		}
-		s.chunks = append(s.chunks, new([slabUnits * slabUnit]byte))
 		s.used = 0
-		if len(s.chunks) == 1 {
-			s.used = 1 // nothing is at 0
-		}
 	}
+	s.chunks = append(s.chunks, new([slabUnits * slabUnit]byte))
 	p := s.next()
 	s.used += units
 	return p, true
+}
+
+func (s *slab) take(units int) place {
+	places := s.free[units]
+	last := len(places) - 1
+	s.free[units] = places[:last]
+	return places[last]
 }
 
 func (s *slab) next() place { return place((len(s.chunks)-1)*slabUnits + s.used) }

@@ -116,8 +116,8 @@ func (s *Source) fetch(ctx context.Context, app *application, k key, minValidity
 
 // fromMemory returns what memory knows of a seller, where it is believed.
 func (s *Source) fromMemory(app *application, k key) *snapshot {
+	snap, ok := s.realm.entry(k)
 	now := s.now()
-	snap, ok := s.realm.entry(app, k, now)
 	if !ok || !snap.of(app) || !snap.believed(now) {
 		return nil
 	}
@@ -140,9 +140,8 @@ func (s *Source) fromMemory(app *application, k key) *snapshot {
 // loadOrStale reads a seller, and waits for a store that does not answer only
 // so long where memory has a valid token.
 func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (*snapshot, error) {
-	now := s.now()
-	old, ok := s.realm.entry(app, k, now)
-	if !ok || old.stale(app, now) == nil {
+	old, ok := s.realm.entry(k)
+	if !ok || old.stale(app, s.now()) == nil {
 		return s.load(ctx, app, k)
 	}
 	lctx, cancel := context.WithTimeout(ctx, staleWait)
@@ -171,12 +170,11 @@ func (s *Source) load(ctx context.Context, app *application, k key) (*snapshot, 
 			return nil, failure
 		}
 		s.troubled(app, failure, loading(app, k))
-		now := s.now()
-		old, ok := s.realm.entry(app, k, now)
+		old, ok := s.realm.entry(k)
 		if !ok {
 			return nil, failure
 		}
-		stale := old.stale(app, now)
+		stale := old.stale(app, s.now())
 		if stale == nil {
 			return nil, failure
 		}
@@ -202,7 +200,7 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 			if s.realm.epochNow() != epoch && tries < 3 {
 				continue
 			}
-			if err := s.vanished(ctx, o.store, app, k); err != nil {
+			if err := s.vanished(ctx, o.store, k); err != nil {
 				return nil, err
 			}
 			s.realm.drop(k)
@@ -233,8 +231,8 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 
 // vanished tells a seller that was disconnected from a store that lost all it had
 // of the account.
-func (s *Source) vanished(ctx context.Context, store tokenstore.Store, app *application, k key) error {
-	snap, ok := s.realm.entry(app, k, s.now())
+func (s *Source) vanished(ctx context.Context, store tokenstore.Store, k key) error {
+	snap, ok := s.realm.entry(k)
 	if !ok {
 		return nil
 	}
