@@ -94,8 +94,12 @@ func (e *Egress) refuses(r *http.Request) string {
 // on this machine too, and any site's page can have one post to a loopback
 // address; apps that call an API do not send this header.
 func fromPage(r *http.Request) bool {
-	site := r.Header.Get("Sec-Fetch-Site")
-	return site != "" && site != "none"
+	for _, site := range r.Header["Sec-Fetch-Site"] {
+		if site != "" && site != "none" {
+			return true
+		}
+	}
+	return false
 }
 
 // admits reports whether a peer may call. A peer without an IP address came by

@@ -204,22 +204,21 @@ func (h *Handler) provisionFlow(application *Application) error {
 
 // ServeHTTP answers what is ours, and passes on the rest with the seller's token.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if code := h.refuses(r); code != "" {
-		tell(repl, h.Application, "", nil)
+		tell(r, h.Application, "", nil)
 		h.refuse(w, r, connect.Problem{Code: code})
 		return nil
 	}
 	if h.Webhook.isFor(r) {
 		return h.serveWebhook(w, r, next)
 	}
-	seller := h.seller.fill(repl, r.Header)
+	seller := h.seller.fill(r)
 	if h.pages && h.serveConnect(w, r, seller) {
-		tell(repl, h.Application, seller, nil)
+		tell(r, h.Application, seller, nil)
 		return nil
 	}
 	token, err := h.token(w, r, &seller)
-	tell(repl, h.Application, seller, token)
+	tell(r, h.Application, seller, token)
 	if err == nil || h.passes(seller, err) {
 		return h.pass(w, r, next, token)
 	}

@@ -133,7 +133,7 @@ func (p *passage) egress() error {
 	p.hold, p.held, p.denied = false, nil, false
 	p.token = fresh
 	// It may be of another account, if the seller has switched meanwhile.
-	tell(p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer), p.handler.Application, fresh.Seller(), fresh)
+	tell(p.request, p.handler.Application, fresh.Seller(), fresh)
 	return p.attempt()
 }
 

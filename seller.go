@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
 )
@@ -72,13 +73,13 @@ func placeholderPart(name string) part {
 
 // fill returns the text with its placeholders replaced, or "" if one of them is
 // empty or unknown, or the whole is too long to be a name.
-func (t template) fill(repl *caddy.Replacer, header http.Header) string {
+func (t template) fill(r *http.Request) string {
 	if len(t) == 1 {
-		return bounded(t[0].value(repl, header))
+		return bounded(t[0].value(r))
 	}
 	var whole strings.Builder
 	for _, p := range t {
-		value := p.value(repl, header)
+		value := p.value(r)
 		if value == "" {
 			return ""
 		}
@@ -87,15 +88,19 @@ func (t template) fill(repl *caddy.Replacer, header http.Header) string {
 	return bounded(whole.String())
 }
 
-func (p part) value(repl *caddy.Replacer, header http.Header) string {
+func (p part) value(r *http.Request) string {
 	switch {
 	case !p.placeholder:
 		return p.text
 	case p.header != "":
-		return strings.Join(header[p.header], ",")
+		return strings.Join(r.Header[p.header], ",")
 	}
-	value, _ := repl.GetString(p.text)
+	value, _ := replacer(r).GetString(p.text)
 	return value
+}
+
+func replacer(r *http.Request) *caddy.Replacer {
+	return r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 }
 
 func bounded(name string) string {
@@ -114,14 +119,17 @@ type placeholders struct {
 const placeholderPrefix = "http." + appName
 
 // tell gives the placeholders their values. Of several handlers on the way of a
-// request the innermost, which runs last, is told of.
-func tell(repl *caddy.Replacer, application, seller string, token *tokensource.Token) {
-	if told, ok := repl.Get(placeholderPrefix); ok {
-		*told.(*placeholders) = placeholders{application, seller, token}
+// request the innermost, which runs last, is told of. A variable of the request says
+// where they are: to find out by the replacer is a long way.
+func tell(r *http.Request, application, seller string, token *tokensource.Token) {
+	vars := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	if told, ok := vars[placeholderPrefix].(*placeholders); ok {
+		*told = placeholders{application, seller, token}
 		return
 	}
 	told := &placeholders{application, seller, token}
-	repl.Map(told.value)
+	vars[placeholderPrefix] = told
+	replacer(r).Map(told.value)
 }
 
 // value answers Caddy's replacer.
@@ -131,8 +139,6 @@ func (p *placeholders) value(key string) (any, bool) {
 		return nil, false
 	}
 	switch name {
-	case "":
-		return p, true
 	case ".application":
 		return p.application, true
 	case ".seller":
@@ -153,5 +159,5 @@ func (p *placeholders) value(key string) (any, bool) {
 	return "", name == ".user_id" || name == ".live_mode"
 }
 
-// String keeps {http.mercadopago}, which is only there for us, empty.
+// String keeps the variable empty, which is only there for us.
 func (*placeholders) String() string { return "" }

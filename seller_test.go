@@ -1,6 +1,7 @@
 package mercadopago
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -44,9 +45,15 @@ func TestASellerWithAnEmptyOrUnknownPartIsNobody(t *testing.T) {
 			header := http.Header{"X-Seller": {"ana"}, "X-Two": {"ana", "eva"}, "X-Empty": {""}, "X-Tricky": {"{env.MP_TEST_SECRET}"}}
 			parsed, err := parseTemplate(test.text)
 			require.NoError(t, err)
-			require.Equal(t, test.want, parsed.fill(repl, header))
+			require.Equal(t, test.want, parsed.fill(asking(repl, header)))
 		})
 	}
+}
+
+// asking is a request as Caddy hands it on.
+func asking(repl *caddy.Replacer, header http.Header) *http.Request {
+	ctx := context.WithValue(context.Background(), caddy.ReplacerCtxKey, repl)
+	return (&http.Request{Header: header}).WithContext(ctx)
 }
 
 func TestAPlaceholderThatIsNotClosedFailsAtLoad(t *testing.T) {
@@ -68,7 +75,7 @@ func FuzzSeller(f *testing.F) {
 		repl := caddy.NewReplacer()
 		repl.Set("user", user)
 		header := http.Header{"User": {user}}
-		seller := parsed.fill(repl, header)
+		seller := parsed.fill(asking(repl, header))
 		require.LessOrEqual(t, len(seller), maxSeller)
 		if user == "" && strings.Contains(text, "{user}") && !strings.Contains(text, `\`) {
 			require.Empty(t, seller, "an empty part makes nobody")

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
@@ -101,7 +100,7 @@ func (h *Handler) serveWebhook(w http.ResponseWriter, r *http.Request, next cadd
 	d, err := h.Webhook.take(w, r)
 	if err == nil && d.topic != topicConnect && h.Webhook.Pass {
 		r.Body = io.NopCloser(bytes.NewReader(d.body))
-		tell(r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer), h.Application, "", nil)
+		tell(r, h.Application, "", nil)
 		return h.pass(w, r, next, nil) // a notification has no seller, so no token either
 	}
 	if err == nil && d.topic == topicConnect {
