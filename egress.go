@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/connect"
 )
@@ -39,6 +40,9 @@ type Egress struct {
 
 	clients       []netip.Prefix
 	maxReplayBody int64
+	// admitted is the address that may call and did last; it is nearly always the
+	// same.
+	admitted atomic.Pointer[string]
 }
 
 func (e *Egress) provision() error {
@@ -108,6 +112,10 @@ func (e *Egress) admits(remote string) bool {
 	if remote == "" || remote[0] == '@' || remote[0] == '/' {
 		return true
 	}
+	host := remote[:max(0, strings.LastIndexByte(remote, ':'))]
+	if last := e.admitted.Load(); last != nil && *last == host {
+		return true
+	}
 	peer, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return false
@@ -115,6 +123,8 @@ func (e *Egress) admits(remote string) bool {
 	addr := peer.Addr().Unmap().WithZone("")
 	for _, prefix := range e.clients {
 		if prefix.Contains(addr) {
+			admitted := strings.Clone(host) // only here is it to be on the heap
+			e.admitted.Store(&admitted)
 			return true
 		}
 	}
@@ -126,6 +136,9 @@ func (e *Egress) admits(remote string) bool {
 // parameters and doubled slashes, and below a prefix that a later rewrite takes
 // away.
 func reachesOAuth(u *url.URL) bool {
+	if u.RawPath == "" && !strings.Contains(u.Path, "%") {
+		return hasOAuthSegment(u.Path) // nearly all paths; there is nothing to decode
+	}
 	path := u.EscapedPath()
 	for range maxDecodings {
 		if hasOAuthSegment(path) {

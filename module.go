@@ -74,7 +74,7 @@ type App struct {
 	// Default: Caddy's storage.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=mercadopago.stores inline_key=module"`
 
-	// How many sellers are kept in memory at the most, those that are asked for often
+	// How many sellers are kept in memory at the most, those who were asked for lately
 	// before others. Who is not there is read from the store again. Default: 262144.
 	CacheSize int `json:"cache_size,omitempty"`
 

@@ -274,8 +274,8 @@ type keptHeaders struct {
 
 // headerRoom is room for what most requests have.
 type headerRoom struct {
-	fields [20]keptField
-	values [20]string
+	fields [16]keptField
+	values [16]string
 	groups [4]string
 }
 

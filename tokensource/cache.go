@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 	"unique"
-
-	"github.com/maypok86/otter/v2"
 )
 
 const (
@@ -62,6 +60,11 @@ func (s *snapshot) token() *Token {
 		return nil
 	}
 	return &s.Token
+}
+
+// is reports whether the snapshot is of a seller.
+func (s *snapshot) is(k key) bool {
+	return int(s.sellerEnds) == len(k.seller) && s.application == k.application && s.Seller() == k.seller
 }
 
 // of reports whether the snapshot is of the application's client id: its name may
@@ -155,20 +158,18 @@ func (r *realm) remember(s *snapshot, epoch uint64) bool {
 	if r.epoch != epoch {
 		return false
 	}
-	r.entries.Compute(s.key(), func(old *snapshot, there bool) (*snapshot, otter.ComputeOp) {
-		if there && old.names == s.names {
-			s.names = old.names // the cache keeps them as its key
-		}
-		return s, otter.WriteOp
-	})
+	r.awake.put(s)
 	r.dormant.drop(s.key())
 	r.trim()
 	return true
 }
 
-// trim has those sellers give way who are dormant for longest, where there are more
-// than there may be. Without any the cache does it by itself.
-func (r *realm) trim() { r.dormant.evict(r.entries.EstimatedSize() + r.dormant.len() - r.most) }
+// trim has sellers give way where there are more than there may be: those who are
+// dormant for longest, and then others.
+func (r *realm) trim() {
+	r.dormant.evict(r.awake.sellers + r.dormant.len() - r.most)
+	r.awake.evict(r.awake.sellers - r.most)
+}
 
 // resize bounds the sellers in memory anew.
 func (r *realm) resize(most int) {
@@ -176,24 +177,23 @@ func (r *realm) resize(most int) {
 	defer r.mu.Unlock()
 	r.most = most
 	r.trim()
-	r.entries.SetMaximum(uint64(most))
 }
 
 // entry is what memory has about a seller, who is not dormant from then on. One who
 // was has yet to be told what its account knows: it is no longer believed anyway.
 func (r *realm) entry(k key) (*snapshot, bool) {
-	if s, ok := r.entries.GetIfPresent(k); ok {
+	if s, ok := r.awake.get(k); ok {
 		return s, true
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	packed, id, ok := r.dormant.find(k)
 	if !ok {
-		return r.entries.GetIfPresent(k) // it may have come out just now
+		return r.awake.get(k) // it may have come out just now
 	}
 	s := packed.snapshot(r.find(id))
 	r.dormant.drop(k)
-	r.entries.Set(s.key(), s)
+	r.awake.put(s)
 	return s, true
 }
 
@@ -201,7 +201,7 @@ func (r *realm) entry(k key) (*snapshot, bool) {
 func (r *realm) has(k key) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, awake := r.entries.GetIfPresent(k)
+	_, awake := r.awake.get(k)
 	_, _, dormant := r.dormant.find(k)
 	return awake || dormant
 }
@@ -218,7 +218,7 @@ func (r *realm) tidy(now time.Time) {
 
 func (r *realm) packIdle(ctx context.Context, m moment) {
 	r.sweep()
-	for s := range r.entries.Values() {
+	for s := range r.awake.all() {
 		if ctx.Err() != nil {
 			return
 		}
@@ -237,7 +237,7 @@ func (r *realm) sweep() {
 		return
 	}
 	for _, s := range r.sides {
-		if before := len(s.accounts); before > fewAccounts+2*r.entries.EstimatedSize() {
+		if before := len(s.accounts); before > fewAccounts+2*r.awake.sellers {
 			s.sweep()
 			r.packed -= before - len(s.accounts)
 		}
@@ -249,23 +249,19 @@ func (r *realm) sweep() {
 func (r *realm) rest(s *snapshot) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.entries.ComputeIfPresent(s.key(), func(current *snapshot) (*snapshot, otter.ComputeOp) {
-		if current != s || !r.dormant.put(s) {
-			return nil, otter.CancelOp
-		}
+	if current, _ := r.awake.get(s.key()); current == s && r.dormant.put(s) {
+		r.awake.remove(s.key())
 		r.packed++
-		return nil, otter.InvalidateOp
-	})
+	}
 }
 
 // swap puts a snapshot in the place of an old one, unless that is in memory no more.
 func (r *realm) swap(old, next *snapshot) {
-	r.entries.ComputeIfPresent(old.key(), func(current *snapshot) (*snapshot, otter.ComputeOp) {
-		if current != old {
-			return nil, otter.CancelOp
-		}
-		return next, otter.WriteOp
-	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if current, _ := r.awake.get(old.key()); current == old {
+		r.awake.put(next)
+	}
 }
 
 // forget drops a seller from memory, and makes every load that is under way read
@@ -286,7 +282,7 @@ func (r *realm) drop(k key) {
 }
 
 func (r *realm) remove(k key) {
-	r.entries.Invalidate(k)
+	r.awake.remove(k)
 	r.dormant.drop(k)
 }
 

@@ -37,8 +37,7 @@ func TestASellerWhoIsForgottenInMidRefreshIsNotRefreshedAgain(t *testing.T) {
 			go i.lives(fmt.Sprint("shop-", n+1), 101+n)
 		}
 		synctest.Wait()
-		i.realm.entries.CleanUp()
-		require.LessOrEqual(t, i.realm.entries.EstimatedSize(), 1)
+		require.LessOrEqual(t, i.realm.awake.sellers, 1)
 		runtime.GC()
 		second := i.lives("shop-0", 100)
 		require.True(t, second.AccessToken().Equal((<-first).AccessToken()))
@@ -57,8 +56,7 @@ func TestAReloadWithAnotherCacheSizeKeepsWhatFits(t *testing.T) {
 			i.lives(fmt.Sprint("shop-", n), 100+n)
 		}
 		size := func() int {
-			i.realm.entries.CleanUp()
-			return i.realm.entries.EstimatedSize()
+			return i.realm.awake.sellers
 		}
 		require.Equal(t, 20, size())
 		smaller := w.config(i)
@@ -102,7 +100,7 @@ func TestWhatIsBuiltOnOldMemoryDoesNotReplaceNewMemory(t *testing.T) {
 	now, app := time.Now(), &application{}
 	r, old := remembered(t, now)
 	has := func() *snapshot {
-		s, _ := r.entries.GetIfPresent(old.key())
+		s, _ := r.awake.get(old.key())
 		return s
 	}
 	next := old.again(app, now)

@@ -14,7 +14,7 @@ import (
 // bytes without pointers. The objects that a seller in use has are looked at in each
 // collection of garbage: a hundred thousand sellers would cost every request a fifth
 // of its CPU time. Nothing gets lost by it: what is asked for comes out as it went in.
-// A seller is here or among the realm's entries, and moves under the realm's lock.
+// A seller is here or awake, and moves under the realm's lock.
 type dormant struct {
 	mu   sync.Mutex
 	slab slab

@@ -61,7 +61,7 @@ func (c *crowded) step() {
 	a := c.account(accountID(int64(n)))
 	switch what := rand.IntN(40); {
 	case what < 10:
-		if s, ok := c.entries.GetIfPresent(c.key(n, seller)); ok {
+		if s, ok := c.awake.get(c.key(n, seller)); ok {
 			c.rest(s)
 		}
 	case what < 20:
@@ -97,7 +97,7 @@ func (c *crowded) sound() {
 		s := d.seller(at)
 		require.Equal(c, last, place(d.number(at, older)))
 		require.Equal(c, at, d.sellers[d.hash(s.key)])
-		_, awake := c.entries.GetIfPresent(s.key)
+		_, awake := c.awake.get(s.key)
 		require.False(c, awake)
 		of := d.sides[s.side]
 		if sellers[of] == nil {

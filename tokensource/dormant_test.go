@@ -27,7 +27,7 @@ func (i *instance) doze() {
 	i.w.t.Helper()
 	time.Sleep(validFor + idleAfter)
 	i.realm.packIdle(i.w.t.Context(), momentOf(i.now()))
-	require.Zero(i.w.t, i.realm.entries.EstimatedSize(), "sellers that are not dormant")
+	require.Zero(i.w.t, i.realm.awake.sellers, "sellers that are not dormant")
 	runtime.GC()
 	runtime.GC()
 }
@@ -69,7 +69,7 @@ func TestASellerWhoGoesOnAskingIsNotDormant(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			synctest.Wait()
 		}
-		require.Equal(t, 1, i.realm.entries.EstimatedSize())
+		require.Equal(t, 1, i.realm.awake.sellers)
 		require.Equal(t, 1, i.realm.dormant.len())
 		require.True(t, i.realm.has(key{unique.Make(""), "shop-1"}))
 		require.True(t, i.realm.has(key{unique.Make(""), "shop-2"}))
@@ -80,7 +80,7 @@ func TestASellerWhoGoesOnAskingIsNotDormant(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			i.realm.packIdle(t.Context(), momentOf(i.now()))
 		}
-		require.Equal(t, 1, i.realm.entries.EstimatedSize(), "it is asked for, though it cannot be read")
+		require.Equal(t, 1, i.realm.awake.sellers, "it is asked for, though it cannot be read")
 	})
 }
 

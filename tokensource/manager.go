@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/maypok86/otter/v2"
-
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
@@ -152,8 +150,8 @@ func (m *Manager) ending() bool {
 type realm struct {
 	manager *Manager
 	trouble trouble
-	// entries has the sellers that are asked for, and dormant all others.
-	entries *otter.Cache[key, *snapshot]
+	// A seller is awake or dormant.
+	awake   *awake
 	dormant *dormant
 	tidied  atomic.Int64 // a moment
 	loads   group[key, *snapshot]
@@ -180,13 +178,7 @@ type realm struct {
 func newRealm(m *Manager, cacheSize int) *realm {
 	return &realm{
 		manager: m,
-		// Without an executor of its own the cache starts goroutines for its
-		// upkeep, and a hit would allocate.
-		entries: otter.Must(&otter.Options[key, *snapshot]{
-			MaximumSize: cacheSize,
-			Executor:    func(fn func()) { fn() },
-		}),
-		dormant: newDormant(), most: cacheSize,
+		awake:   newAwake(), dormant: newDormant(), most: cacheSize,
 		sides: make(map[sideID]*side),
 		queue: newQueue(),
 	}

@@ -128,7 +128,7 @@ func (m *model) pass() {
 // nobody holds then is known from its packed form alone once it was collected.
 func (m *model) doze(collect bool) {
 	for _, p := range m.processes {
-		for s := range p.realm.entries.Values() {
+		for s := range p.realm.awake.all() {
 			p.realm.rest(s)
 		}
 	}

@@ -32,7 +32,7 @@ func (s *Source) Token(ctx context.Context, application, seller string, minValid
 	}
 	k := key{application: app.name, seller: seller}
 	now := c.now()
-	snap, ok := c.realm.entries.GetIfPresent(k)
+	snap, ok := c.realm.awake.get(k)
 	if ok && snap.of(app) && snap.fresh(now) && snap.lasts(now, minValidity) {
 		c.tend(app, snap, now)
 		return snap.token(), nil

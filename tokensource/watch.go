@@ -112,7 +112,7 @@ func (s *Source) changed(c tokenstore.Change, accounts *changedAccounts) {
 // recheckAll has every seller read again when it is next asked for, in the
 // background: whatever was missed.
 func (r *realm) recheckAll() {
-	for snap := range r.entries.Values() {
+	for snap := range r.awake.all() {
 		snap.recheckAfter.Store(0)
 	}
 }
