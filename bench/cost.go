@@ -264,17 +264,19 @@ func (b *bench) costRound(ctx context.Context, w *costWorld, m *Mode, connection
 	who := shuffled(len(w.servers))
 	for range w.servers {
 		var loads [len(w.servers)]load
+		turn := shuffled(len(w.servers)) // who is started first ends first
 		for i, site := range []string{"STATIC", "STATIC", m.site} {
-			loads[i] = w.load(w.servers[who[i]], site, m.cookie, connections)
-			loads[i].warmUp, loads[i].length = b.costLength/4, b.costLength
+			l := w.load(w.servers[who[i]], site, m.cookie, connections)
+			l.warmUp, l.length = b.costLength/4, b.costLength
+			loads[turn[i]] = l
 		}
 		got, err := b.together(ctx, loads[:])
 		if err != nil {
 			return err
 		}
-		round.first.add(got[0])
-		round.second.add(got[1])
-		round.mode.add(got[2])
+		round.first.add(got[turn[0]])
+		round.second.add(got[turn[1]])
+		round.mode.add(got[turn[2]])
 		who = append(who[1:], who[0])
 	}
 	m.rounds = append(m.rounds, round)

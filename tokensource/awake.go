@@ -125,7 +125,7 @@ func (w *awake) all() iter.Seq[*snapshot] {
 func (w *awake) evict(n int) {
 	for ; n > 0 && w.sellers > 0; n-- {
 		table := *w.table.Load()
-		at, oldest, seen := rand.IntN(len(table)), -1, 0 //nolint:gosec // nobody gains by knowing
+		at, oldest, seen := rand.IntN(len(table)), -1, 0
 		for ; seen < min(sample, w.sellers); at = w.next(at, table) {
 			s := table[at].Load()
 			if s == nil || s == left {
