@@ -41,7 +41,7 @@ func TestEachSellerWhoIsAwakeIsFoundAndNobodyElse(t *testing.T) {
 			"": func(t *rapid.T) {
 				require.Equal(t, len(model), w.sellers)
 				for s := range w.all() {
-					require.True(t, s == model[s.key()])
+					require.Same(t, model[s.key()], s)
 				}
 				require.Len(t, slices.Collect(w.all()), len(model))
 				for n := range 100 {
