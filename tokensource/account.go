@@ -137,6 +137,7 @@ func (r *realm) account(id tokenstore.AccountID) *account {
 	return r.find(id)
 }
 
+// find is account for who holds the lock.
 func (r *realm) find(id tokenstore.AccountID) *account {
 	s := r.sides[sideID{id.ClientID, id.Live}]
 	if s == nil {
