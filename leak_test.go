@@ -66,7 +66,7 @@ func reloadUnderFaults(t *testing.T, reloads int64) {
 }
 
 // rested measures when what the last requests began has ended: when nothing
-// changes any more.
+// changes any more, for longer than what keeps a lock fresh outlives that.
 func (m *market) rested() footprint {
 	last := measured()
 	require.Eventually(m.t, func() bool {
@@ -74,7 +74,7 @@ func (m *market) rested() footprint {
 		still := now.goroutines == last.goroutines && now.files == last.files
 		last = now
 		return still
-	}, time.Minute, 3*time.Second)
+	}, time.Minute, 6*time.Second)
 	return last
 }
 
