@@ -37,29 +37,27 @@ func newAwake() *awake {
 
 func (w *awake) get(k key) (*snapshot, bool) {
 	table := *w.table.Load()
-	for at := w.hash(k, table); ; at = w.next(at, table) {
-		s := table[at].Load()
-		if s == nil || s.is(k) {
-			return s, s != nil
+	_, s := w.find(k, table)
+	return s, s != nil
+}
+
+// find returns where a seller is, or where it would be and nil.
+func (w *awake) find(k key, table []atomic.Pointer[snapshot]) (at int, s *snapshot) {
+	for at = w.hash(k, table); ; at = w.next(at, table) {
+		if s = table[at].Load(); s == nil || s.is(k) {
+			return at, s
 		}
 	}
 }
 
 // put puts a snapshot in the place of the seller's former one, if there is one.
 func (w *awake) put(s *snapshot) {
-	k, table := s.key(), *w.table.Load()
-	at := w.hash(k, table)
-	for ; ; at = w.next(at, table) {
-		old := table[at].Load()
-		if old == nil {
-			break
-		}
-		if old.is(k) {
-			table[at].Store(s)
-			return
-		}
-	}
+	table := *w.table.Load()
+	at, old := w.find(s.key(), table)
 	table[at].Store(s)
+	if old != nil {
+		return
+	}
 	w.sellers++
 	if w.used++; w.used > len(table)/4*3 {
 		w.renew()
@@ -68,15 +66,8 @@ func (w *awake) put(s *snapshot) {
 
 func (w *awake) remove(k key) {
 	table := *w.table.Load()
-	for at := w.hash(k, table); ; at = w.next(at, table) {
-		s := table[at].Load()
-		if s == nil {
-			return
-		}
-		if s.is(k) {
-			w.leave(table, at)
-			return
-		}
+	if at, s := w.find(k, table); s != nil {
+		w.leave(table, at)
 	}
 }
 
@@ -96,10 +87,7 @@ func (w *awake) renew() {
 	}
 	table := make([]atomic.Pointer[snapshot], size)
 	for s := range w.all() {
-		at := w.hash(s.key(), table)
-		for table[at].Load() != nil {
-			at = w.next(at, table)
-		}
+		at, _ := w.find(s.key(), table)
 		table[at].Store(s)
 	}
 	w.used = w.sellers

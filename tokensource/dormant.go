@@ -86,15 +86,13 @@ func (d *dormant) find(k key) (s packedSeller, id tokenstore.AccountID, ok bool)
 	return s, id, ok
 }
 
-// drop forgets a seller, and reports whether it was dormant.
-func (d *dormant) drop(k key) bool {
+// drop forgets a seller.
+func (d *dormant) drop(k key) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	_, h, ok := d.look(k)
-	if ok {
+	if _, h, ok := d.look(k); ok {
 		d.dropAt(h)
 	}
-	return ok
 }
 
 // evict forgets so many sellers, those first that are dormant for longest.

@@ -290,15 +290,9 @@ func TestWhoIsDormantForLongestGivesWayFirst(t *testing.T) {
 func TestADormantSellerTakesLessThanFourHundredBytesAndNoObjectOfItsOwn(t *testing.T) {
 	const sellers = 10_000
 	i := newWorld(t).withEveryone()
-	ask := func(from, to int) {
-		for n := from; n < to; n++ {
-			_, err := i.Token(t.Context(), "", fmt.Sprintf("shop-%d", 100_000+n), time.Minute)
-			require.NoError(t, err)
-		}
-	}
-	ask(0, 1) // what is there whoever asks
+	i.serves(0, 1) // what is there whoever asks
 	bytes, objects := liveHeap(), liveObjects()
-	ask(1, sellers+1)
+	i.serves(1, sellers+1)
 	i.jump(validFor + idleAfter)
 	for range 2 { // the accounts of those who became dormant are not held the second time
 		i.realm.packIdle(t.Context(), momentOf(i.now()))

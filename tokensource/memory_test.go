@@ -58,6 +58,15 @@ func (w *world) withEveryone() *instance {
 	})
 }
 
+// serves requires a token for each of some of everyone's sellers.
+func (i *instance) serves(from, to int) {
+	i.w.t.Helper()
+	for n := from; n < to; n++ {
+		_, err := i.Token(context.Background(), "", fmt.Sprintf("shop-%d", 100_000+n), time.Minute)
+		require.NoError(i.w.t, err)
+	}
+}
+
 // digest looks like a [randomID], and is the same each time.
 func digest(n int64) string {
 	sum := sha256.Sum256(fmt.Append(nil, n))
@@ -68,18 +77,12 @@ func digest(n int64) string {
 func TestASellerInMemoryTakesLessThanFiveHundredBytes(t *testing.T) {
 	const sellers = 10_000
 	i := newWorld(t).withEveryone()
-	ask := func(from, to int) {
-		for n := from; n < to; n++ {
-			_, err := i.Token(t.Context(), "", fmt.Sprintf("shop-%d", 100_000+n), time.Minute)
-			require.NoError(t, err)
-		}
-	}
-	ask(0, 1) // what is there whoever asks
+	i.serves(0, 1) // what is there whoever asks
 	before := liveHeap()
-	ask(1, sellers+1)
+	i.serves(1, sellers+1)
 	require.Less(t, float64(liveHeap()-before)/sellers, 500.0)
 	i.jump(validFor)
-	ask(0, sellers+1)
+	i.serves(0, sellers+1)
 	require.Less(t, float64(liveHeap()-before)/sellers, 500.0, "read again")
 	runtime.KeepAlive(i)
 }

@@ -50,45 +50,48 @@ func (s *slab) put(text []byte) (place, bool) {
 // room finds so many units: where as many were in use, behind all others, or in a part
 // of a larger room.
 func (s *slab) room(units int) (place, bool) {
-	if len(s.free[units]) == 0 {
-		if len(s.chunks) > 0 && s.used+units <= slabUnits {
-			p := s.next()
-			s.used += units
+	if len(s.free[units]) > 0 {
+		return s.take(units), true
+	}
+	if len(s.chunks) == 0 || s.used+units > slabUnits {
+		if larger := s.larger(units); larger > 0 {
+			p := s.take(larger)
+			s.give(p+place(units), larger-units)
 			return p, true
 		}
-		larger := slabUnits
-		for n, places := range s.free {
-			if n > units && len(places) > 0 {
-				larger = min(larger, n)
-			}
+		if !s.grow() {
+			return 0, false
 		}
-		if larger == slabUnits {
-			return s.grow(units)
-		}
-		p := s.take(larger)
-		s.give(p+place(units), larger-units)
-		return p, true
 	}
-	return s.take(units), true
-}
-
-// grow adds a chunk.
-func (s *slab) grow(units int) (place, bool) {
-	if len(s.chunks) == slabChunks {
-		return 0, false
-	}
-	if len(s.chunks) == 0 {
-		s.used = 1 // nothing is at 0
-	} else {
-		if rest := slabUnits - s.used; rest > 0 {
-			s.give(s.next(), rest)
-		}
-		s.used = 0
-	}
-	s.chunks = append(s.chunks, new([slabUnits * slabUnit]byte))
 	p := s.next()
 	s.used += units
 	return p, true
+}
+
+// larger is the least of more units that are free in one place, or 0.
+func (s *slab) larger(units int) (least int) {
+	for n, places := range s.free {
+		if n > units && len(places) > 0 && (least == 0 || n < least) {
+			least = n
+		}
+	}
+	return least
+}
+
+// grow adds a chunk; false where there are as many as there may be.
+func (s *slab) grow() bool {
+	if len(s.chunks) == slabChunks {
+		return false
+	}
+	if rest := slabUnits - s.used; len(s.chunks) > 0 && rest > 0 {
+		s.give(s.next(), rest)
+	}
+	s.used = 0
+	if len(s.chunks) == 0 {
+		s.used = 1 // nothing is at 0
+	}
+	s.chunks = append(s.chunks, new([slabUnits * slabUnit]byte))
+	return true
 }
 
 func (s *slab) take(units int) place {
