@@ -68,7 +68,7 @@ func reloadUnderFaults(t *testing.T, reloads int64) {
 // rested measures when what the last requests began has ended: when nothing
 // changes any more, for longer than what keeps a lock fresh outlives that.
 func (m *market) rested() footprint {
-	last := measured()
+	var last footprint // of nothing: the first look, which comes at once, has none to compare with
 	require.Eventually(m.t, func() bool {
 		now := measured()
 		still := now.goroutines == last.goroutines && now.files == last.files
