@@ -139,12 +139,7 @@ func (r *realm) account(id tokenstore.AccountID) *account {
 
 // find is account for who holds the lock.
 func (r *realm) find(id tokenstore.AccountID) *account {
-	s := r.sides[sideID{id.ClientID, id.Live}]
-	if s == nil {
-		own := sideID{strings.Clone(id.ClientID), id.Live}
-		s = r.dormant.side(own)
-		r.sides[own] = s
-	}
+	s := r.side(id.ClientID, id.Live)
 	if a := s.accounts[id.UserID].Value(); a != nil {
 		return a
 	}
@@ -156,6 +151,18 @@ func (r *realm) find(id tokenstore.AccountID) *account {
 	}
 	s.accounts[id.UserID] = weak.Make(a)
 	return a
+}
+
+// side returns the one side of a client id, for who holds the lock. It stays as long as
+// the realm.
+func (r *realm) side(clientID string, live bool) *side {
+	s := r.sides[sideID{clientID, live}]
+	if s == nil {
+		own := sideID{strings.Clone(clientID), live}
+		s = r.dormant.side(own)
+		r.sides[own] = s
+	}
+	return s
 }
 
 // sweep forgets the accounts that nobody holds; the next time is when there are twice

@@ -29,10 +29,10 @@ const (
 // left is at a place that a seller has left.
 var left = new(snapshot)
 
-func newAwake() *awake {
-	w := &awake{seed: maphash.MakeSeed()}
+// begin makes a table, once.
+func (w *awake) begin() {
+	w.seed = maphash.MakeSeed()
 	w.renew()
-	return w
 }
 
 func (w *awake) get(k key) (*snapshot, bool) {

@@ -12,6 +12,12 @@ import (
 	"pgregory.net/rapid"
 )
 
+func newAwake() *awake {
+	w := new(awake)
+	w.begin()
+	return w
+}
+
 func awakeSeller(application string, n int) *snapshot {
 	name := sellerName(n)
 	return &snapshot{Token: Token{application: unique.Make(application), names: name + "c", sellerEnds: uint16(len(name))}}

@@ -69,7 +69,9 @@ func (s *snapshot) is(k key) bool {
 
 // of reports whether the snapshot is of the application's client id: its name may
 // have had another.
-func (s *snapshot) of(app *application) bool { return s.account.side.clientID == app.clientID }
+func (s *snapshot) of(app *application) bool {
+	return s.account.side == app.live || s.account.side == app.test
+}
 
 // believed reports whether the connection need not be read again. A clock that was
 // set back ends that.

@@ -349,6 +349,21 @@ func TestALiveAndATestAccountOfOneUserAreTwo(t *testing.T) {
 	})
 }
 
+func TestATestAccountIsServedFromMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i := w.instance()
+		test := false
+		w.provider.script(func(p *provider) { p.change = func(a *oauth.Answer) { a.LiveMode = &test } })
+		i.seller("shop-1", 100)
+		require.False(t, i.lives("shop-1", 100).Account().Live)
+		i.store.set(func(op string, _ bool) error { return fmt.Errorf("%s: memory has it", op) })
+		i.lives("shop-1", 100)
+		time.Sleep(validFor - time.Second)
+		i.lives("shop-1", 100)
+	})
+}
+
 func TestMadeUpCodesDoNotSlowRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

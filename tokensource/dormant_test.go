@@ -106,7 +106,7 @@ func TestADormantSellerHasTheTokenThatWasRenewedMeanwhile(t *testing.T) {
 		for _, name := range []string{"shop-1", "shop-2"} {
 			packed, id, ok := i.realm.dormant.find(key{unique.Make(""), name})
 			require.True(t, ok)
-			token := packed.snapshot(i.realm.account(id)).again(i.applications[""], i.now()).token()
+			token := packed.snapshot(i.realm.account(id)).again(i.application(""), i.now()).token()
 			require.NotNil(t, token)
 			require.True(t, old.Less(token.Pair()))
 			require.Equal(t, int64(100), w.provider.owner(token.AccessToken()))
@@ -127,7 +127,7 @@ func TestADormantSellersFailedRefreshIsNotForgotten(t *testing.T) {
 		})
 		time.Sleep(life)
 		for range 3 {
-			require.Error(t, i.refresh(t.Context(), i.applications[""], i.realm.account(accountID(100)), renewal{}))
+			require.Error(t, i.refresh(t.Context(), i.application(""), i.realm.account(accountID(100)), renewal{}))
 			synctest.Wait()
 			runtime.GC()
 			runtime.GC()

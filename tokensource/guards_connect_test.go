@@ -242,7 +242,7 @@ func TestAnAccountThatWasConsentedToMeanwhileIsNotForgotten(t *testing.T) {
 		time.Sleep(2 * day)
 		i.consent(100)
 		a := i.realm.account(accountID(100))
-		require.NoError(t, i.abandon(t.Context(), &opened{i.store, i.w.keyring}, i.applications[""], a))
+		require.NoError(t, i.abandon(t.Context(), &opened{i.store, i.w.keyring}, i.application(""), a))
 		require.Len(t, new(i.account(100)).Living(), 2)
 	})
 }

@@ -148,11 +148,11 @@ func (m *Manager) ending() bool {
 
 // realm is what is live about one store.
 type realm struct {
+	// A seller is awake or dormant.
+	awake   awake // first: each request looks there
+	dormant *dormant
 	manager *Manager
 	trouble trouble
-	// A seller is awake or dormant.
-	awake   *awake
-	dormant *dormant
 	tidied  atomic.Int64 // a moment
 	loads   group[key, *snapshot]
 	// notices are the provider's, about accounts, that are being followed.
@@ -176,12 +176,14 @@ type realm struct {
 }
 
 func newRealm(m *Manager, cacheSize int) *realm {
-	return &realm{
+	r := &realm{
 		manager: m,
-		awake:   newAwake(), dormant: newDormant(), most: cacheSize,
+		dormant: newDormant(), most: cacheSize,
 		sides: make(map[sideID]*side),
 		queue: newQueue(),
 	}
+	r.awake.begin()
+	return r
 }
 
 func (r *realm) begin() {

@@ -245,7 +245,7 @@ func warm(tb testing.TB, sellers int) *Source {
 	s := m.Source(Config{StoreID: "one", Applications: []Application{{Client: p}}})
 	s.Start()
 	now := time.Now()
-	app := s.applications[""]
+	app := s.application("")
 	for n := range sellers {
 		a := s.realm.account(accountID(int64(n)))
 		pair := tokenstore.Pair{AccessToken: secret.New("access"), RefreshToken: secret.New("refresh"), ObtainedAt: now, ExpiresAt: now.Add(life)}

@@ -114,7 +114,7 @@ func appendID(b []byte, id tokenstore.PairID) []byte {
 func appendPairs(b []byte, pairs []pair) []byte {
 	b = binary.AppendUvarint(b, uint64(len(pairs)))
 	for _, p := range pairs {
-		b = appendText(b, p.texts.Reveal())
+		b = appendText(b, p.texts.Reveal()[len(bearer):])
 		b = binary.AppendUvarint(b, uint64(p.accessEnds))
 		b = binary.AppendUvarint(b, uint64(p.refreshEnds))
 		b = binary.AppendUvarint(b, p.authorization)
@@ -158,7 +158,7 @@ func (f *fields) pairs() []pair {
 	pairs := make([]pair, f.number())
 	for i := range pairs {
 		pairs[i] = pair{
-			texts:         secret.New(f.text()),
+			texts:         secret.New(bearer + f.text()),
 			accessEnds:    uint32(f.number()),
 			refreshEnds:   uint32(f.number()),
 			authorization: f.number(),

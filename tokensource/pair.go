@@ -11,8 +11,8 @@ import (
 // pair is a [tokenstore.Pair] as memory keeps it: there are very many, so that
 // nothing is in it that can be had of the rest. It never changes.
 type pair struct {
-	// texts are the access token, the refresh token and the public key, one after
-	// the other.
+	// texts are the access token as a request carries it, the refresh token and the
+	// public key, one after the other.
 	texts                     secret.Secret
 	accessEnds, refreshEnds   uint32
 	authorization, generation uint64
@@ -21,8 +21,12 @@ type pair struct {
 	scope unique.Handle[string]
 }
 
+// bearer stands before the access token (RFC 6750 §2.1), so that no request has to put
+// the two together.
+const bearer = "Bearer "
+
 func pack(p *tokenstore.Pair) pair {
-	access, refresh := p.AccessToken.Reveal(), p.RefreshToken.Reveal()
+	access, refresh := bearer+p.AccessToken.Reveal(), p.RefreshToken.Reveal()
 	return pair{
 		texts:         secret.New(access + refresh + p.PublicKey),
 		accessEnds:    uint32(len(access)),
@@ -48,7 +52,11 @@ func (p *pair) unpack() *tokenstore.Pair {
 	}
 }
 
-func (p *pair) accessToken() secret.Secret { return secret.New(p.texts.Reveal()[:p.accessEnds]) }
+func (p *pair) accessToken() secret.Secret {
+	return secret.New(p.texts.Reveal()[len(bearer):p.accessEnds])
+}
+
+func (p *pair) credentials() secret.Secret { return secret.New(p.texts.Reveal()[:p.accessEnds]) }
 
 func (p *pair) refreshToken() secret.Secret {
 	return secret.New(p.texts.Reveal()[p.accessEnds:p.refreshEnds])

@@ -35,10 +35,10 @@ var errMoved = errors.New("the account was moved to another store; load the conf
 // the newest attached configuration, and by its own where none is attached: a
 // request depends neither on Start having run nor on Stop not having run.
 type Source struct {
-	config       Config
 	manager      *Manager
 	realm        *realm
-	applications map[string]*application
+	applications []*application
+	config       Config
 	started      atomic.Bool
 	released     sync.Once
 
@@ -59,12 +59,14 @@ type application struct {
 	name     unique.Handle[string]
 	clientID string
 	state    *applicationState
+	// live and test have the application's accounts.
+	live, test *side
 }
 
 // Source returns a source for a configuration. It starts nothing and opens
 // nothing.
 func (m *Manager) Source(config Config) *Source {
-	s := &Source{config: config, manager: m, applications: make(map[string]*application, len(config.Applications))}
+	s := &Source{config: config, manager: m}
 	s.broken.pauses = pausesBetween(time.Second, mostOpenPause)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -81,9 +83,18 @@ func (m *Manager) Source(config Config) *Source {
 			state = newApplicationState()
 			m.applications[k] = state
 		}
-		s.applications[a.Name] = &application{Application: a, name: unique.Make(a.Name), clientID: k.clientID, state: state}
+		s.applications = append(s.applications, s.realm.application(a, k.clientID, state))
 	}
 	return s
+}
+
+func (r *realm) application(a Application, clientID string, state *applicationState) *application {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &application{
+		Application: a, name: unique.Make(a.Name), clientID: clientID, state: state,
+		live: r.side(clientID, true), test: r.side(clientID, false),
+	}
 }
 
 // Start attaches the configuration: the newest attached one serves all.
@@ -182,13 +193,23 @@ func (s *Source) inForce() *Source {
 // application that only s knows is served by s.
 func (s *Source) serving(name string) (*Source, *application, error) {
 	c := s.inForce()
-	if app := c.applications[name]; app != nil {
+	if app := c.application(name); app != nil {
 		return c, app, nil
 	}
-	if app := s.applications[name]; app != nil {
+	if app := s.application(name); app != nil {
 		return s, app, nil
 	}
 	return nil, nil, &Error{Status: Connected, Reason: ReasonUnknownApplication}
+}
+
+// application returns the application of a name, or nil. There are few.
+func (s *Source) application(name string) *application {
+	for _, app := range s.applications {
+		if app.Name == name {
+			return app
+		}
+	}
+	return nil
 }
 
 func (s *Source) now() time.Time {

@@ -67,6 +67,10 @@ func (t *Token) Account() tokenstore.AccountID {
 // AccessToken is what goes after "Bearer ".
 func (t *Token) AccessToken() secret.Secret { return t.pair().accessToken() }
 
+// Credentials are the access token with "Bearer " before it, as an Authorization header
+// carries it (RFC 6750 §2.1).
+func (t *Token) Credentials() secret.Secret { return t.pair().credentials() }
+
 // ExpiresAt is when the access token ends.
 func (t *Token) ExpiresAt() time.Time { return t.pair().expiresAt.time() }
 
