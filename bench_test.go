@@ -183,17 +183,17 @@ func modes(tb testing.TB, w *warmed) []mode {
 	require.NoError(tb, err)
 	return []mode{
 		{"injection alone", bySeller, named, func(h *Handler, rw http.ResponseWriter, r *http.Request) error {
-			return h.pass(rw, r, upstream, token)
+			return h.pass(rw, r, upstream, "", token)
 		}, 2, 0.1},
-		{"seller mode", bySeller, named, whole, 4, 0.35},
+		{"seller mode", bySeller, named, whole, 2, 0.35},
 		{"session mode", bySession, func(int) *http.Request {
 			return request("Cookie", cookie)
-		}, whole, 6, 0.75},
+		}, whole, 4, 0.75},
 		{"egress", egress, func(i int) *http.Request {
 			r := named(i)
 			r.Header.Del("Sec-Fetch-Site") // apps send none
 			return r
-		}, whole, 4, 1},
+		}, whole, 2, 1},
 	}
 }
 

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
-	"sync/atomic"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/connect"
 )
@@ -39,11 +39,12 @@ type Egress struct {
 	MaxReplayBody *int64 `json:"max_replay_body,omitempty"`
 
 	clients       []netip.Prefix
+	loopback      bool // thisMachine is among the clients
 	maxReplayBody int64
-	// admitted is the address that may call and did last; it is nearly always the
-	// same.
-	admitted atomic.Pointer[string]
 }
+
+// thisMachine is the address of most who call.
+const thisMachine = "127.0.0.1"
 
 func (e *Egress) provision() error {
 	for _, text := range e.Clients {
@@ -56,6 +57,7 @@ func (e *Egress) provision() error {
 	if len(e.clients) == 0 {
 		e.clients = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	}
+	e.loopback = e.contains(netip.MustParseAddr(thisMachine))
 	for i := range e.Allow {
 		if err := e.Allow[i].check(); err != nil {
 			return fmt.Errorf("allow %s: %w", strings.Join(e.Allow[i].Paths, " "), err)
@@ -112,23 +114,18 @@ func (e *Egress) admits(remote string) bool {
 	if remote == "" || remote[0] == '@' || remote[0] == '/' {
 		return true
 	}
-	host := remote[:max(0, strings.LastIndexByte(remote, ':'))]
-	if last := e.admitted.Load(); last != nil && *last == host {
-		return true
+	if e.loopback && strings.HasPrefix(remote, thisMachine+":") {
+		return true // nearly always, and there is nothing to parse
 	}
 	peer, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return false
 	}
-	addr := peer.Addr().Unmap().WithZone("")
-	for _, prefix := range e.clients {
-		if prefix.Contains(addr) {
-			admitted := strings.Clone(host) // only here is it to be on the heap
-			e.admitted.Store(&admitted)
-			return true
-		}
-	}
-	return false
+	return e.contains(peer.Addr().Unmap().WithZone(""))
+}
+
+func (e *Egress) contains(addr netip.Addr) bool {
+	return slices.ContainsFunc(e.clients, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // reachesOAuth reports whether a path could be /oauth or below it for some

@@ -40,6 +40,11 @@ func liveToken(t *testing.T) (token *tokensource.Token, bearer string) {
 	return token, "Bearer " + token.AccessToken().Reveal()
 }
 
+// getRequest is a request as a server of Caddy hands it on.
+func getRequest() *http.Request {
+	return prepare(httptest.NewRequest(http.MethodGet, "/", nil), nil, new(caddyhttp.Server))
+}
+
 func bearer() *Handler { return &Handler{Inject: &Inject{Header: "Authorization", Scheme: "Bearer"}} }
 
 func TestTheHeadersOfARequestAreAsTheyWereBehindTheHandler(t *testing.T) {
@@ -50,17 +55,17 @@ func TestTheHeadersOfARequestAreAsTheyWereBehindTheHandler(t *testing.T) {
 		"without":                {"Cookie": {cookies}, "Accept": {"*/*"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			r := getRequest()
 			r.Header = sent.Clone()
 			next := func(_ http.ResponseWriter, r *http.Request) error {
 				assert.Equal(t, []string{value}, r.Header["Authorization"])
 				assert.Equal(t, []string{"theme=dark"}, r.Header["Cookie"], "another handler's session is no app's business")
 				return nil
 			}
-			require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), token))
+			require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), "", token))
 			require.Equal(t, sent, r.Header)
 			failing := func(http.ResponseWriter, *http.Request) error { return errors.New("no upstream") }
-			require.Error(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(failing), token))
+			require.Error(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(failing), "", token))
 			require.Empty(t, r.Header["Authorization"], "handle_errors comes next")
 			require.Equal(t, []string{"theme=dark"}, r.Header["Cookie"])
 		})
@@ -77,8 +82,8 @@ func TestEachRequestHasTheTokenInASliceOfItsOwn(t *testing.T) {
 			_ = append(values, "more")
 			return nil
 		}
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), token))
+		r := getRequest()
+		require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), "", token))
 	}
 }
 
@@ -98,8 +103,8 @@ func TestAnAnswerToATokenIsPrivateUnlessItSaysOtherwise(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := httptest.NewRecorder()
 			next := func(w http.ResponseWriter, _ *http.Request) error { test.next(w); return nil }
-			r := httptest.NewRequest(http.MethodGet, "/", nil)
-			require.NoError(t, bearer().pass(w, r, caddyhttp.HandlerFunc(next), token))
+			r := getRequest()
+			require.NoError(t, bearer().pass(w, r, caddyhttp.HandlerFunc(next), "", token))
 			require.Equal(t, test.want, w.Header().Get("Cache-Control"))
 		})
 	}

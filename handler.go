@@ -205,7 +205,7 @@ func (h *Handler) provisionFlow(application *Application) error {
 // ServeHTTP answers what is ours, and passes on the rest with the seller's token.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if code := h.refuses(r); code != "" {
-		tell(r, h.Application, "", nil)
+		h.tell(r, "")
 		h.refuse(w, r, connect.Problem{Code: code})
 		return nil
 	}
@@ -214,16 +214,21 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	seller := h.seller.fill(r)
 	if h.pages && h.serveConnect(w, r, seller) {
-		tell(r, h.Application, seller, nil)
+		h.tell(r, seller)
 		return nil
 	}
 	token, err := h.token(w, r, &seller)
-	tell(r, h.Application, seller, token)
 	if err == nil || h.passes(seller, err) {
-		return h.pass(w, r, next, token)
+		return h.pass(w, r, next, seller, token)
 	}
+	h.tell(r, seller)
 	h.explain(w, r, seller, err)
 	return nil
+}
+
+// tell tells whom a request is of that gets no token.
+func (h *Handler) tell(r *http.Request, seller string) {
+	(&placeholders{application: h.Application, seller: seller}).tell(r)
 }
 
 // refuses returns the code of the problem for a request that nobody may make, or

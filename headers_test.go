@@ -150,6 +150,7 @@ func TestOnlyConfiguredPeersMayCallEgress(t *testing.T) {
 			[]string{"10.1.2.3:1", "203.0.113.7:1", "[::ffff:10.1.2.3]:1", "[fe80::1%eth0]:1"},
 			[]string{"127.0.0.1:1", "203.0.113.8:1", "[::1]:1"},
 		},
+		{[]string{"127.0.0.1"}, []string{"127.0.0.1:1"}, []string{"127.0.0.10:1", "127.0.0.1"}},
 	} {
 		egress := Egress{Clients: test.clients}
 		require.NoError(t, egress.provision())

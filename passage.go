@@ -18,10 +18,12 @@ import (
 // header is as it was, so that log_append and outer handlers see nothing of the
 // token. After an error what was stripped stays away as well: handle_errors comes
 // next, and may have an upstream of its own.
-func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, token *tokensource.Token) (err error) {
-	p := &passage{handler: h, next: next, request: r, token: token}
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, seller string, token *tokensource.Token) (err error) {
+	p := &passage{handler: h, next: next, request: r, token: token, told: placeholders{h.Application, seller, token}}
 	p.ResponseWriter = w
-	changed := p.room[:0]
+	p.told.tell(r)
+	var room [3]field
+	changed := room[:0]
 	if h.injects() {
 		changed = strip(r, h.Inject.Header, changed)
 	}
@@ -55,6 +57,10 @@ type passage struct {
 	request *http.Request
 	token   *tokensource.Token
 
+	// told is what the placeholders are, until a handler further in tells of another
+	// seller: it must not be acted upon.
+	told placeholders
+
 	// hold is set while a 401 is to be held back.
 	hold        bool
 	held        *bytes.Buffer // the body of the 401 that is held back, or nil
@@ -62,8 +68,7 @@ type passage struct {
 	wroteHeader bool
 
 	// Room for what every request needs, so that it takes no allocation of its
-	// own: the changed fields, the token's header and the Cache-Control.
-	room         [3]field
+	// own: the token's header and the Cache-Control.
 	header       [1]string
 	cacheControl [1]string
 }
@@ -93,8 +98,11 @@ type Inject struct {
 }
 
 func (i *Inject) value(token *tokensource.Token) string {
-	if i.Scheme == "" {
+	switch i.Scheme {
+	case "":
 		return token.AccessToken().Reveal()
+	case "Bearer":
+		return token.Credentials().Reveal()
 	}
 	return i.Scheme + " " + token.AccessToken().Reveal()
 }
@@ -133,12 +141,16 @@ func (p *passage) egress() error {
 	p.hold, p.held, p.denied = false, nil, false
 	p.token = fresh
 	// It may be of another account, if the seller has switched meanwhile.
-	tell(p.request, p.handler.Application, fresh.Seller(), fresh)
+	p.told = placeholders{p.handler.Application, fresh.Seller(), fresh}
+	p.told.tell(p.request)
 	return p.attempt()
 }
 
 // maxHeld bounds the body of a 401 that is held back; a longer one goes on.
 const maxHeld = 64 << 10
+
+// Header implements http.ResponseWriter.
+func (p *passage) Header() http.Header { return p.ResponseWriter.Header() }
 
 // WriteHeader implements http.ResponseWriter.
 func (p *passage) WriteHeader(status int) {

@@ -85,6 +85,36 @@ func TestPlaceholdersTellOfTheTokenThatIsSent(t *testing.T) {
 	require.Equal(t, http.StatusOK, r.call(http.MethodGet, r.at("EGRESS")+"/", nil, seller).status)
 }
 
+// Another handler further in acts for another seller, and it is what the placeholders
+// tell; a 401 is still mended for the seller of the one that saw it.
+func TestA401IsMendedForTheSellerWhoseTokenItWas(t *testing.T) {
+	r := newRig(t)
+	r.load(strings.Replace(egressTo(""), "reverse_proxy APP {\n\t\theader_up -X-Seller\n\t}", `route {
+		mercadopago {
+			seller {http.request.header.X-Other}
+			inject X-Mp-Token
+			connect off
+		}
+		reverse_proxy APP {
+			header_up X-Told {http.mercadopago.seller}
+		}
+	}`, 1))
+	r.connectSeller("shop-1", aurora)
+	r.connectSeller("shop-2", almacen)
+	a := &api{refuses: 1}
+	r.app.handle = a.handle
+	got := r.call(http.MethodGet, r.at("EGRESS")+"/", nil, http.Header{"X-Seller": {"shop-1"}, "X-Other": {"shop-2"}})
+	require.Equal(t, http.StatusOK, got.status)
+	require.Len(t, a.seen, 2)
+	for _, seen := range a.seen {
+		require.True(t, strings.HasSuffix(seen.Header.Get("Authorization"), "-"+strconv.FormatInt(aurora.UserID, 10)))
+		require.True(t, strings.HasSuffix(seen.Header.Get("X-Mp-Token"), "-"+strconv.FormatInt(almacen.UserID, 10)))
+		require.Equal(t, "shop-2", seen.Header.Get("X-Told"))
+	}
+	require.NotEqual(t, a.seen[0].Header.Get("Authorization"), a.seen[1].Header.Get("Authorization"))
+	require.Equal(t, a.seen[0].Header.Get("X-Mp-Token"), a.seen[1].Header.Get("X-Mp-Token"))
+}
+
 func TestPlaceholdersAreEmptyWhereThereIsNothingToTell(t *testing.T) {
 	r := newRig(t)
 	r.load(strings.Replace(sellerSite, "mercadopago {", "log\n\tlog_append told {http.mercadopago.user_id}\n\tmercadopago {", 1))

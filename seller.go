@@ -118,18 +118,17 @@ type placeholders struct {
 
 const placeholderPrefix = "http." + appName
 
-// tell gives the placeholders their values. Of several handlers on the way of a
-// request the innermost, which runs last, is told of. A variable of the request says
-// where they are: to find out by the replacer is a long way.
-func tell(r *http.Request, application, seller string, token *tokensource.Token) {
+// tell gives the placeholders of a request these values. Of several handlers on its
+// way the innermost, which runs last, is told of. A variable of the request says where
+// they are: to find out by the replacer is a long way.
+func (p *placeholders) tell(r *http.Request) {
 	vars := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if told, ok := vars[placeholderPrefix].(*placeholders); ok {
-		*told = placeholders{application, seller, token}
+		*told = *p
 		return
 	}
-	told := &placeholders{application, seller, token}
-	vars[placeholderPrefix] = told
-	replacer(r).Map(told.value)
+	vars[placeholderPrefix] = p
+	replacer(r).Map(p.value)
 }
 
 // value answers Caddy's replacer.

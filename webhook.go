@@ -100,8 +100,7 @@ func (h *Handler) serveWebhook(w http.ResponseWriter, r *http.Request, next cadd
 	d, err := h.Webhook.take(w, r)
 	if err == nil && d.topic != topicConnect && h.Webhook.Pass {
 		r.Body = io.NopCloser(bytes.NewReader(d.body))
-		tell(r, h.Application, "", nil)
-		return h.pass(w, r, next, nil) // a notification has no seller, so no token either
+		return h.pass(w, r, next, "", nil) // a notification has no seller, so no token either
 	}
 	if err == nil && d.topic == topicConnect {
 		err = h.follow(r.Context(), d)
