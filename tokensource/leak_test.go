@@ -146,7 +146,7 @@ func storm(t *testing.T, length time.Duration) (marks []footprint) {
 		going.Wait()
 		w.letGo()
 		synctest.Wait()
-		for range 1000 { // one that has just ended may still be counted
+		for range 1_000_000 { // one that has just ended may still be counted
 			if runtime.NumGoroutine() <= goroutines {
 				break
 			}
