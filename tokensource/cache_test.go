@@ -37,7 +37,7 @@ func TestASellerWhoIsForgottenInMidRefreshIsNotRefreshedAgain(t *testing.T) {
 			go i.lives(fmt.Sprint("shop-", n+1), 101+n)
 		}
 		synctest.Wait()
-		require.LessOrEqual(t, i.realm.awake.sellers, 1)
+		require.LessOrEqual(t, i.awake(), 1)
 		runtime.GC()
 		second := i.lives("shop-0", 100)
 		require.True(t, second.AccessToken().Equal((<-first).AccessToken()))
@@ -55,15 +55,12 @@ func TestAReloadWithAnotherCacheSizeKeepsWhatFits(t *testing.T) {
 			i.seller(fmt.Sprint("shop-", n), 100+n)
 			i.lives(fmt.Sprint("shop-", n), 100+n)
 		}
-		size := func() int {
-			return i.realm.awake.sellers
-		}
-		require.Equal(t, 20, size())
+		require.Equal(t, 20, i.awake())
 		smaller := w.config(i)
 		smaller.CacheSize = 5
 		next := i.manager.Source(smaller)
 		next.Start()
-		require.Equal(t, 5, size())
+		require.Equal(t, 5, i.awake())
 		next.Stop()
 		next.Release()
 	})

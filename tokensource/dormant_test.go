@@ -27,9 +27,16 @@ func (i *instance) doze() {
 	i.w.t.Helper()
 	time.Sleep(validFor + idleAfter)
 	i.realm.packIdle(i.w.t.Context(), momentOf(i.now()))
-	require.Zero(i.w.t, i.realm.awake.sellers, "sellers that are not dormant")
+	require.Zero(i.w.t, i.awake(), "sellers that are not dormant")
 	runtime.GC()
 	runtime.GC()
+}
+
+// awake counts the sellers who are.
+func (i *instance) awake() int {
+	i.realm.mu.Lock()
+	defer i.realm.mu.Unlock()
+	return i.realm.awake.sellers
 }
 
 // dark has nobody reach the store any more.
@@ -69,7 +76,7 @@ func TestASellerWhoGoesOnAskingIsNotDormant(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			synctest.Wait()
 		}
-		require.Equal(t, 1, i.realm.awake.sellers)
+		require.Equal(t, 1, i.awake())
 		require.Equal(t, 1, i.realm.dormant.len())
 		require.True(t, i.realm.has(key{unique.Make(""), "shop-1"}))
 		require.True(t, i.realm.has(key{unique.Make(""), "shop-2"}))
@@ -80,7 +87,7 @@ func TestASellerWhoGoesOnAskingIsNotDormant(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			i.realm.packIdle(t.Context(), momentOf(i.now()))
 		}
-		require.Equal(t, 1, i.realm.awake.sellers, "it is asked for, though it cannot be read")
+		require.Equal(t, 1, i.awake(), "it is asked for, though it cannot be read")
 	})
 }
 
@@ -193,7 +200,10 @@ func TestTwoDormantSellersOfOneAccountDoNotTakeItFromEachOther(t *testing.T) {
 		runtime.GC()
 		runtime.GC()
 		i.lives("shop-2", 100)
-		require.Zero(t, i.realm.dormant.slab.texts)
+		d := i.realm.dormant
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		require.Zero(t, d.slab.texts)
 	})
 }
 

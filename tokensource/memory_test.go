@@ -121,7 +121,10 @@ func TestNothingIsKeptOfARefreshThatWorked(t *testing.T) {
 		time.Sleep(time.Minute)
 		i.lives("shop-1", 100) // and read again
 		synctest.Wait()
-		require.Nil(t, i.realm.account(c.Account).unrest)
+		a := i.realm.account(c.Account)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		require.Nil(t, a.unrest)
 	})
 }
 

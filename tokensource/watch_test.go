@@ -3,7 +3,6 @@ package tokensource
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -188,6 +187,17 @@ func TestAReloadListensOnceAndTheEndOfTheProcessNoMore(t *testing.T) {
 	})
 }
 
+// queued are the renewals that wait here.
+func (i *instance) queued() (plans []plan) {
+	q := i.realm.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, it := range q.items {
+		plans = append(plans, it.plan)
+	}
+	return plans
+}
+
 func TestAStoreThatKeepsTheScheduleIsAskedForWhatIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -199,7 +209,7 @@ func TestAStoreThatKeepsTheScheduleIsAskedForWhatIsDue(t *testing.T) {
 		time.Sleep(25 * time.Hour)
 		due := store.dueAt(100)
 		require.WithinDuration(t, time.Now().Add(7*day), due, day)
-		require.Empty(t, i.realm.queue.items, "nothing waits here")
+		require.Empty(t, i.queued(), "nothing waits here")
 		time.Sleep(time.Until(due) - time.Minute)
 		require.Zero(t, w.provider.count())
 		time.Sleep(2 * time.Minute)
@@ -224,13 +234,7 @@ func TestWhatFailsIsTriedAgainHereAndScheduledForAfterThat(t *testing.T) {
 		})
 		time.Sleep(9 * day)
 		synctest.Wait()
-		items := slices.Collect(func(yield func(*item) bool) {
-			for _, it := range i.realm.queue.items {
-				if !yield(it) {
-					return
-				}
-			}
-		})
+		items := i.queued()
 		require.Len(t, items, 1)
 		require.True(t, items[0].failing)
 		require.Equal(t, items[0].at.Add(lease).Unix(), store.dueAt(100).Unix())
