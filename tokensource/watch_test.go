@@ -24,6 +24,7 @@ type telling struct {
 	cut     chan struct{}
 	begun   int
 	due     map[tokenstore.AccountID]time.Time
+	asked   chan struct{} // if not nil, it is closed by who asks what is due, and waits
 }
 
 func (s *telling) Watch(ctx context.Context, changed func(tokenstore.Change)) error {
@@ -47,9 +48,15 @@ func (s *telling) tell(c tokenstore.Change) {
 	s.changed(c)
 }
 
-func (s *telling) Due(_ context.Context, clientID string, now, until time.Time, n int) (ids []tokenstore.AccountID, err error) {
+func (s *telling) Due(ctx context.Context, clientID string, now, until time.Time, n int) (ids []tokenstore.AccountID, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.asked != nil {
+		close(s.asked)
+		s.asked = nil
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	for id, at := range s.due {
 		if id.ClientID == clientID && !at.After(now) && len(ids) < n {
 			ids = append(ids, id)
@@ -183,6 +190,25 @@ func TestAReloadListensOnceAndTheEndOfTheProcessNoMore(t *testing.T) {
 		require.NoError(t, err)
 		synctest.Wait()
 		require.Equal(t, 2, store.begun)
+		i.end()
+	})
+}
+
+func TestAReloadWhileTheStoreIsAskedIsNoTroubleWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		i, store := w.tells(4)
+		i.seller("shop-1", 100)
+		asked := make(chan struct{})
+		store.mu.Lock()
+		store.asked = asked
+		store.mu.Unlock()
+		<-asked
+		next := i.manager.Source(w.config(i))
+		next.Start()
+		i.Stop()
+		synctest.Wait()
+		require.Zero(t, i.events.count(EventAlarm))
 		i.end()
 	})
 }
