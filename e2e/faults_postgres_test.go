@@ -121,10 +121,11 @@ func postgresFaults() []fault {
 		})
 		return &all[len(all)-1]
 	}
-	refused := "connection refused"
-	add("the server is stopped", whenServing, cutOff(refused), stopped.whileServing).server = alone()
-	add("the server crashes", whenServing, cutOff(refused), crashed.whileServing).server = alone()
-	f := add("the server is down", beforeServed, troubled(refused), stopped.beforeStart)
+	// Refused, or told that the server is shutting down: who comes at that moment.
+	const unreachable = "failed to connect"
+	add("the server is stopped", whenServing, cutOff(unreachable), stopped.whileServing).server = alone()
+	add("the server crashes", whenServing, cutOff(unreachable), crashed.whileServing).server = alone()
+	f := add("the server is down", beforeServed, troubled(unreachable), stopped.beforeStart)
 	f.server, f.valid = alone(), broken
 	f = add("the server is restarted", whenServing, []told{notListening, listening}, outage(restarted).whileServing)
 	f.server, f.ended, f.how, f.may = alone(), ok, "over connections that are new", troubled("")
@@ -133,10 +134,10 @@ func postgresFaults() []fault {
 		outage
 	}{{"the server is stopped", stopped}, {"the server crashes", crashed}} {
 		f = add(of.name, whenPosted, append(alarmed(notTaken), notListening, listening), of.duringRefresh)
-		f.server, f.ended, f.how, f.may = alone(), ok, savedLate, troubled(refused)
+		f.server, f.ended, f.how, f.may = alone(), ok, savedLate, troubled(unreachable)
 	}
 	f = add("the server crashes, and caddy is killed", whenPosted, alarmed(notTaken), killedWithTheServer)
-	f.server, f.ended, f.may = alone(), ok, alarmed(refused)
+	f.server, f.ended, f.may = alone(), ok, alarmed(unreachable)
 	f.how = "with the pair that came, found in the folder for what could not be saved"
 
 	f = add("fail-over: the server crashes, a second one is promoted", whenServing, cutOff("read only"), failedOver)
@@ -175,7 +176,7 @@ func postgresFaults() []fault {
 	f = add("every message takes 20 ms", whenServing, nil, over(slow))
 	f.ended, f.how = ok, "a little later"
 	add("a black hole", whenServing, troubled("deadline exceeded"), over((*wire).held)).may = []told{notListening, listening}
-	add("connections are reset", whenServing, cutOff("failed to connect"), over(resets))
+	add("connections are reset", whenServing, cutOff(unreachable), over(resets))
 	f = add("connections are reset once", whenServing, []told{notListening, listening}, over(resetOnce))
 	f.ended, f.how, f.may = ok, "over connections that are new", troubled("")
 	f = add("only the listener is cut off", whenServing, []told{notListening, listening}, over(deaf))
