@@ -59,8 +59,8 @@ func (t *trouble) end(now time.Time) {
 // are served meanwhile, so no request may show either. Of records that are of no
 // use in a store that works, it tells once a minute.
 func (s *Source) troubled(app *application, failure *Error, again func(context.Context, *Source) error) {
-	if failure.Reason != ReasonStore || errors.Is(failure, context.Canceled) {
-		return // who no longer waits, as after a reload, does not know how the store is
+	if failure.Reason != ReasonStore {
+		return
 	}
 	tell, fails := s.realm.trouble.begin(s.now(), failure)
 	if tell {
