@@ -2,8 +2,10 @@ package mercadopago
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 
@@ -275,6 +277,16 @@ func (again *replay) restore(p *passage) {
 		// A reader of its own: a transport may still read from the first one.
 		r.Body = io.NopCloser(bytes.NewReader(again.body))
 	}
+	ownVars(r)
+}
+
+// ownVars gives a request its own copy of Caddy's variables. The first attempt may
+// have left a dial behind, if another connection was free before it was done; that
+// reads the old ones when it gets there, while a proxy writes them once more.
+func ownVars(r *http.Request) {
+	vars := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	// In place, for {vars.*} reads those of this request.
+	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, maps.Clone(vars)))
 }
 
 // keptHeaders are the headers of a request, and of its response, before the first

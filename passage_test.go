@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
@@ -113,6 +116,54 @@ func TestA401IsMendedForTheSellerWhoseTokenItWas(t *testing.T) {
 	}
 	require.NotEqual(t, a.seen[0].Header.Get("Authorization"), a.seen[1].Header.Get("Authorization"))
 	require.Equal(t, a.seen[0].Header.Get("X-Mp-Token"), a.seen[1].Header.Get("X-Mp-Token"))
+}
+
+// attempts counts attempts in a variable, and keeps what an attempt's dial may hold on to.
+type attempts struct{ vars []map[string]any }
+
+var counted = new(attempts)
+
+func init() {
+	caddy.RegisterModule(counted)
+	httpcaddyfile.RegisterHandlerDirective("attempts", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return counted, nil
+	})
+}
+
+func (*attempts) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.attempts", New: func() caddy.Module { return counted }}
+}
+
+func (a *attempts) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	a.vars = append(a.vars, r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any))
+	caddyhttp.SetVar(r.Context(), "attempt", len(a.vars))
+	return next.ServeHTTP(w, r)
+}
+
+// A transport's dial that lost the race against another connection outlives its
+// attempt, and reads Caddy's variables; a second attempt sets them.
+func TestASecondAttemptWritesNothingThatTheFirstMayStillRead(t *testing.T) {
+	r := newRig(t)
+	r.load(strings.Replace(egressTo(""), "reverse_proxy APP {\n\t\theader_up -X-Seller\n\t}", `route {
+		attempts
+		reverse_proxy APP {
+			header_up X-Attempt {vars.attempt}
+		}
+	}
+	log
+	log_append last {vars.attempt}`, 1))
+	r.connectSeller("shop-1", aurora)
+	a := &api{refuses: 1}
+	r.app.handle = a.handle
+	counted.vars = nil
+	require.Equal(t, http.StatusOK, r.call(http.MethodGet, r.at("EGRESS")+"/", nil, http.Header{"X-Seller": {"shop-1"}}).status)
+	require.Len(t, a.seen, 2)
+	require.Equal(t, "1", a.seen[0].Header.Get("X-Attempt"))
+	require.Equal(t, "2", a.seen[1].Header.Get("X-Attempt"), "a placeholder tells what was set last")
+	require.Len(t, counted.vars, 2)
+	require.Equal(t, 1, counted.vars[0]["attempt"])
+	require.NoError(t, stopCaddy()) // so that the log is written
+	require.Contains(t, r.logged(), `"last":2`)
 }
 
 func TestPlaceholdersAreEmptyWhereThereIsNothingToTell(t *testing.T) {
