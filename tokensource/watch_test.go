@@ -50,13 +50,14 @@ func (s *telling) tell(c tokenstore.Change) {
 
 func (s *telling) Due(ctx context.Context, clientID string, now, until time.Time, n int) (ids []tokenstore.AccountID, err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.asked != nil {
 		close(s.asked)
 		s.asked = nil
+		s.mu.Unlock()
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
+	defer s.mu.Unlock()
 	for id, at := range s.due {
 		if id.ClientID == clientID && !at.After(now) && len(ids) < n {
 			ids = append(ids, id)
@@ -73,6 +74,14 @@ func (s *telling) Schedule(_ context.Context, id tokenstore.AccountID, at time.T
 		delete(s.due, id)
 	}
 	return nil
+}
+
+func (s *telling) Account(ctx context.Context, id tokenstore.AccountID) (tokenstore.Account, error) {
+	state, err := s.Store.Account(ctx, id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state.DueAt = s.due[id]
+	return state, err
 }
 
 func (s *telling) dueAt(user int64) time.Time {
