@@ -129,6 +129,7 @@ func TestADatabaseOfAnotherEncodingIsRefused(t *testing.T) {
 	server := postgrestest.Shared(t)
 	dsn := server.DSN()
 	server.Exec(t, dsn, "create database latin encoding 'LATIN1' template template0 locale 'C'")
+	t.Cleanup(func() { server.Exec(t, dsn, "drop database latin") })
 	u, err := url.Parse(dsn)
 	require.NoError(t, err)
 	u.Path = "/latin"
