@@ -42,12 +42,15 @@ func (s *Source) ApplicationToken(ctx context.Context, application string, minVa
 		}
 		return token, nil
 	}
-	fctx, cancel := ctx, context.CancelFunc(func() {})
-	if ownLasts(token, now, 0) {
-		fctx, cancel = context.WithTimeout(ctx, patience)
+	valid := token
+	if !ownLasts(token, now, 0) {
+		valid = nil
 	}
-	defer cancel()
-	next, err := c.fetchOwn(fctx, app, token)
+	var next *Token
+	err = c.briefly(ctx, patience, valid, func(ctx context.Context) (err error) {
+		next, err = c.fetchOwn(ctx, app, token)
+		return err
+	})
 	if err == nil {
 		return next, nil
 	}

@@ -54,9 +54,9 @@ type snapshot struct {
 
 const rechecking = 1 << 31
 
-// token returns the snapshot's token, or nil where none is valid.
+// token returns the snapshot's token, or nil if none is valid.
 func (s *snapshot) token() *Token {
-	if s.pair() == nil {
+	if s == nil || s.pair() == nil {
 		return nil
 	}
 	return &s.Token

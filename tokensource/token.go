@@ -15,6 +15,9 @@ const (
 	// patience is how long a request waits for a refresh while its token is
 	// still valid.
 	patience = 5 * time.Second
+	// lastMoment is the remaining life below which a token is no reason to stop
+	// waiting for a better one: it would expire on its way.
+	lastMoment = time.Second
 )
 
 // Token returns a live access token of exactly this seller, valid for
@@ -97,12 +100,9 @@ func (s *Source) fetch(ctx context.Context, app *application, k key, minValidity
 		s.tend(app, snap, now)
 		return snap.token(), nil
 	}
-	rctx, cancel := ctx, context.CancelFunc(func() {})
-	if snap.lasts(now, 0) {
-		rctx, cancel = context.WithTimeout(ctx, patience)
-	}
-	defer cancel()
-	err := s.refresh(rctx, app, snap.account, renewal{minValidity: minValidity})
+	err := s.briefly(ctx, patience, snap.token(), func(ctx context.Context) error {
+		return s.refresh(ctx, app, snap.account, renewal{minValidity: minValidity})
+	})
 	// Whatever came of it: what is valid now is served.
 	snap = snap.again(app, s.now())
 	if token := snap.token(); token != nil {
@@ -137,17 +137,18 @@ func (s *Source) fromMemory(app *application, k key) *snapshot {
 	return snap
 }
 
-// loadOrStale reads a seller, and waits for a store that does not answer only
-// so long where memory has a valid token.
-func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (*snapshot, error) {
+// loadOrStale reads a seller. If memory has a valid token, a store that does not
+// respond is waited for only briefly.
+func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (snap *snapshot, err error) {
 	old, ok := s.realm.entry(k)
-	if !ok || old.stale(app, s.now()) == nil {
+	if !ok {
 		return s.load(ctx, app, k)
 	}
-	lctx, cancel := context.WithTimeout(ctx, staleWait)
-	defer cancel()
-	snap, err := s.load(lctx, app, k)
-	if err == nil || lctx.Err() == nil {
+	err = s.briefly(ctx, staleWait, old.stale(app, s.now()).token(), func(ctx context.Context) (err error) {
+		snap, err = s.load(ctx, app, k)
+		return err
+	})
+	if _, responded := errors.AsType[*Error](err); err == nil || responded {
 		return snap, err
 	}
 	stale := old.stale(app, s.now())
@@ -156,6 +157,26 @@ func (s *Source) loadOrStale(ctx context.Context, app *application, k key) (*sna
 	}
 	s.realm.swap(old, stale)
 	return stale, nil
+}
+
+// briefly waits for work, but not longer than bound if the caller has a valid token
+// to serve instead, and not until that token has expired too. If the token expires
+// all the same, because the clock jumped, the caller waits like one without a token.
+func (s *Source) briefly(ctx context.Context, bound time.Duration, token *Token, work func(context.Context) error) error {
+	if token == nil {
+		return work(ctx)
+	}
+	left := token.ExpiresAt().Sub(s.now()) - lastMoment
+	if left <= 0 {
+		return work(ctx)
+	}
+	bctx, cancel := context.WithTimeout(ctx, min(bound, left))
+	defer cancel()
+	err := work(bctx)
+	if err == nil || bctx.Err() == nil || ctx.Err() != nil || token.lasts(s.now(), 0) {
+		return err
+	}
+	return work(ctx)
 }
 
 // load reads a seller from the store, once for all who ask.
