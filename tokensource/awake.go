@@ -22,8 +22,8 @@ type awake struct {
 
 const (
 	fewPlaces = 64
-	// sample is among how many sellers the one is found who is to give way.
-	sample = 16
+	// sampleSize is among how many sellers the one is found who is to give way.
+	sampleSize = 16
 )
 
 // left is at a place that a seller has left.
@@ -114,7 +114,7 @@ func (w *awake) evict(n int) {
 	for ; n > 0 && w.sellers > 0; n-- {
 		table := *w.table.Load()
 		at, oldest, seen := rand.IntN(len(table)), -1, 0
-		for ; seen < min(sample, w.sellers); at = w.next(at, table) {
+		for ; seen < min(sampleSize, w.sellers); at = w.next(at, table) {
 			s := table[at].Load()
 			if s == nil || s == left {
 				continue

@@ -2,7 +2,6 @@ package tokensource
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
@@ -23,6 +23,7 @@ type crowded struct {
 	*testing.T
 	*realm
 	now  time.Time
+	dice *dice
 	mu   [8]sync.Mutex
 	rank [8]uint64 // of each account's pair
 }
@@ -40,7 +41,7 @@ func (c *crowded) renewed(n int) {
 	c.rank[n]++
 	a.publish(&tokenstore.Account{ID: a.id(), Pairs: []tokenstore.Pair{{
 		PairID:      tokenstore.PairID{Authorization: 1, Generation: c.rank[n], Hash: fmt.Sprint(c.rank[n])},
-		AccessToken: secret.New(strings.Repeat("a", 1+rand.IntN(60))), ObtainedAt: c.now, ExpiresAt: c.now.Add(life),
+		AccessToken: secret.New(strings.Repeat("a", 1+c.dice.n(60))), ObtainedAt: c.now, ExpiresAt: c.now.Add(life),
 	}}})
 }
 
@@ -57,9 +58,9 @@ func (c *crowded) asks(n, seller int) {
 }
 
 func (c *crowded) step() {
-	n, seller := rand.IntN(len(c.rank)), rand.IntN(5)
+	n, seller := c.dice.n(len(c.rank)), c.dice.n(5)
 	a := c.account(accountID(int64(n)))
-	switch what := rand.IntN(40); {
+	switch what := c.dice.n(40); {
 	case what < 10:
 		if s, ok := c.awake.get(c.key(n, seller)); ok {
 			c.rest(s)
@@ -128,13 +129,13 @@ func (c *crowded) sound() {
 func TestNothingIsLostHoweverSellersBecomeDormantAndAreAskedFor(t *testing.T) {
 	m := NewManager()
 	t.Cleanup(func() { require.NoError(t, m.Destruct()) })
-	c := &crowded{T: t, realm: newRealm(m, 1000), now: time.Now()}
+	c := &crowded{T: t, realm: newRealm(m, 1000), now: time.Now(), dice: &dice{r: sample.Rand(t, 0)}}
 	for n := range c.rank {
 		c.renewed(n)
 		a := c.account(accountID(int64(n)))
 		c.remember(a.snapshot(c.key(n, 0), "c", &application{}, c.now), c.epochNow())
 	}
-	for range 100 {
+	for range 30 {
 		var workers sync.WaitGroup
 		for range 6 {
 			workers.Go(func() {

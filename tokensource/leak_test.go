@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
@@ -80,9 +81,21 @@ func most(all []footprint) footprint {
 	return top
 }
 
+// dice is a source of random numbers for many goroutines.
+type dice struct {
+	mu sync.Mutex
+	r  *rand.Rand
+}
+
+func (d *dice) n(n int) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.r.IntN(n)
+}
+
 const (
-	stormSellers   = 1000
-	stormAccounts  = 250
+	stormSellers   = 600
+	stormAccounts  = 150
 	stormInstances = 3
 	stormCallers   = 8 // of each instance
 )
@@ -116,7 +129,7 @@ type served struct {
 func storm(t *testing.T, length time.Duration) (marks []footprint) {
 	synctest.Test(t, func(t *testing.T) {
 		goroutines := runtime.NumGoroutine()
-		w := &weather{world: newWorld(t), dice: &dice{r: rand.New(rand.NewPCG(1, 2))}, counts: make(map[string]int)}
+		w := &weather{world: newWorld(t), dice: &dice{r: sample.Rand(t, uint64(length))}, counts: make(map[string]int)}
 		w.storage = &certmagic.FileStorage{Path: folder(t)}
 		w.provider.life = 20 * time.Minute
 		for range stormInstances {

@@ -33,6 +33,8 @@ type setting struct {
 	revoking bool
 	// faulty stores fail, and write late and twice.
 	faulty bool
+	// renewing instances renew ahead of time, in the background, not only for requests.
+	renewing bool
 	// postgres has everything done on PostgreSQL too; nil is nowhere else.
 	postgres *twins
 }
@@ -162,7 +164,13 @@ func play(t *testing.T, s setting, script []byte) (violation string) {
 
 // begin connects the sellers, and lets a part of their tokens' life pass.
 func (m *model) begin() {
-	m.w.provider.life = []time.Duration{10 * time.Minute, 6 * time.Hour, life}[m.next(3)]
+	lives := []time.Duration{10 * time.Minute, 6 * time.Hour, life}
+	if m.renewing {
+		// Renewed all day, the shortest would fill the journal; the renewer looks at its
+		// queue once a minute, and half a year has many minutes.
+		lives = []time.Duration{2 * time.Hour, 6 * time.Hour, 12 * time.Hour}
+	}
+	m.w.provider.life = lives[m.next(3)]
 	for slot := range 2 + m.next(2) {
 		m.processes = append(m.processes, m.start(slot))
 	}
@@ -274,6 +282,9 @@ func (m *model) start(slot int) *process {
 		c.Now = func() time.Time { return m.clock(slot) }
 		c.SpillDir = m.spills(slot)
 		c.Applications = []Application{{Client: &gatedClient{provider: m.w.provider, process: p}}}
+		if m.renewing {
+			c.Renewal = Renewal{Parallel: 2, WalkEvery: m.w.provider.life / 4}
+		}
 		p.config = *c
 	})
 	return p
