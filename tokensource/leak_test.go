@@ -39,6 +39,7 @@ func TestAnHourOfFaultsLeavesNothingBehind(t *testing.T) {
 	var marks []footprint
 	t.Run("the hour", func(t *testing.T) { marks = storm(t, time.Hour) })
 	require.NotEmpty(t, marks)
+	sample.Searched(t, 1, "hours of faults")
 	after := measured()
 	t.Logf("before %s, after %s, and every five minutes %s", before, after, marks)
 	require.NoError(t, goleak.Find(running))

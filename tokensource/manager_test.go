@@ -261,7 +261,7 @@ func warm(tb testing.TB, sellers int) *Source {
 func sellerName(n int) string { return fmt.Sprintf("shop-%d", n) }
 
 func TestAWarmTokenCostsNoAllocation(t *testing.T) {
-	for _, sellers := range []int{1, 1000, 100_000} {
+	for _, sellers := range []int{1, 1000, 10_000} {
 		t.Run(fmt.Sprint(sellers), func(t *testing.T) {
 			s := warm(t, sellers)
 			names := make([]string, 1000)

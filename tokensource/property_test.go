@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -52,7 +53,9 @@ func init() {
 func TestNoInterleavingLosesASeller(t *testing.T) {
 	t.Parallel()
 	sample.Log(t)
-	t.Run("a store on PostgreSQL", onPostgres) // first, for it waits for most of its time
+	var played atomic.Int64
+	t.Cleanup(func() { sample.Searched(t, played.Load(), "interleavings") })
+	t.Run("a store on PostgreSQL", func(t *testing.T) { onPostgres(t, &played) }) // first, for it waits for most of its time
 	for name, s := range map[string]setting{
 		"a lock that works":             {faulty: true},
 		"a lock that is stolen":         {faulty: true, stolen: true, revoking: true},
@@ -65,6 +68,7 @@ func TestNoInterleavingLosesASeller(t *testing.T) {
 			t.Parallel()
 			rapid.Check(t, func(rt *rapid.T) {
 				script := rapid.SliceOfN(rapid.Byte(), 150, 500).Draw(rt, "script")
+				played.Add(1)
 				if violation := play(t, s, script); violation != "" {
 					rt.Fatalf("%s", violation)
 				}
@@ -75,13 +79,14 @@ func TestNoInterleavingLosesASeller(t *testing.T) {
 
 // onPostgres plays fewer scripts: each of their operations is carried out by a real
 // server.
-func onPostgres(t *testing.T) {
+func onPostgres(t *testing.T, played *atomic.Int64) {
 	t.Parallel()
 	s := setting{faulty: true, stolen: true, revoking: true, postgres: newTwins(t)}
 	scripts := rapid.SliceOfN(rapid.Byte(), 150, 500)
 	first := modelSeed()
 	for i := range max(1, modelChecks()/onPostgresIn) {
 		require.NoError(t, s.postgres.clear())
+		played.Add(1)
 		if violation := play(t, s, scripts.Example(first+i)); violation != "" {
 			t.Fatalf("script %d: %s", first+i, violation)
 		}

@@ -45,3 +45,9 @@ func Log(t testing.TB) {
 func OneIn(n, i int) bool {
 	return (Seed()%uint64(n)+uint64(i))%uint64(n) == 0
 }
+
+// Searched logs how much of something a search has tried. `make soak` adds it up.
+func Searched(t testing.TB, n int64, what string) {
+	t.Helper()
+	t.Logf("searched %d %s", n, what)
+}
