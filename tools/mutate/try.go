@@ -1,0 +1,153 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// errTime is returned when the time of -for is over.
+var errTime = errors.New("stopped")
+
+// try tries the mutants of one package.
+type try struct {
+	binary   *testBinary
+	results  *results
+	parallel int
+	// slow is how long a test may take that is used beside quicker ones, and
+	// patience what a run may take longer than its tests did without a mutant.
+	slow, patience time.Duration
+	until          time.Time // zero: no limit
+}
+
+// each calls do for 0…n-1, some at once. It begins no more of them when one fails
+// or the time is over.
+func (t *try) each(ctx context.Context, n int, do func(context.Context, int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var works sync.WaitGroup
+	places := make(chan struct{}, max(1, t.parallel))
+	for i := range n {
+		places <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		if !t.until.IsZero() && time.Now().After(t.until) {
+			works.Wait()
+			return cmp.Or(context.Cause(ctx), errTime)
+		}
+		works.Go(func() {
+			defer func() { <-places }()
+			if err := do(ctx, i); err != nil {
+				cancel(err) // the first one counts
+			}
+		})
+	}
+	works.Wait()
+	return context.Cause(ctx)
+}
+
+// tests returns the tests to which a mutant makes a difference, the quickest first.
+// Slow ones are left out if there are others; left says how many.
+func (t *try) tests(id int) (tests []*test, left int) {
+	all := t.results.concerned(id)
+	quick := slices.IndexFunc(all, func(one *test) bool { return one.Seconds > t.slow.Seconds() })
+	if quick <= 0 {
+		return all, 0
+	}
+	return all[:quick], len(all) - quick
+}
+
+// concerned returns all tests to which a mutant makes a difference.
+func (r *results) concerned(id int) []*test {
+	var all []*test
+	for _, one := range r.Tests {
+		if _, changed := slices.BinarySearch(one.Changed, id); changed && !one.Parent {
+			all = append(all, one)
+		}
+	}
+	slices.SortFunc(all, func(a, b *test) int { return cmp.Or(cmp.Compare(a.Seconds, b.Seconds), cmp.Compare(a.Name, b.Name)) })
+	return all
+}
+
+// tryAll tries the mutants that aren't known yet and that a test can tell.
+func (t *try) tryAll(ctx context.Context, mutants []*mutant, progress func()) error {
+	return t.each(ctx, len(mutants), func(ctx context.Context, i int) error {
+		id := mutants[i].ID
+		began := time.Now()
+		tests, _ := t.tests(id)
+		by := ""
+		for _, some := range stages(tests) {
+			var err error
+			if by, err = t.tryOne(ctx, id, some); err != nil {
+				return err
+			}
+			if by != "" {
+				break
+			}
+		}
+		defer progress()
+		return t.results.update(func() {
+			t.results.Seconds += time.Since(began).Seconds()
+			if by != "" {
+				t.results.Found[id] = by
+			} else {
+				t.results.Survived[id] = true
+			}
+		})
+	})
+}
+
+// stages splits tests into runs: most mutants are found by the quickest few.
+func stages(tests []*test) [][]*test {
+	var all [][]*test
+	for budget := 0.5; len(tests) > 0; budget *= 8 {
+		// Every test includes the time in which the process starts.
+		n, sum := 1, tests[0].Seconds
+		for n < len(tests) && sum+tests[n].Seconds <= budget {
+			sum += tests[n].Seconds
+			n++
+		}
+		all, tests = append(all, tests[:n]), tests[n:]
+	}
+	return all
+}
+
+// tryOne runs tests with a mutant. It returns what found it, or nothing if they
+// pass.
+func (t *try) tryOne(ctx context.Context, id int, tests []*test) (by string, err error) {
+	var names []string
+	expected := time.Duration(0)
+	for _, one := range tests {
+		names = append(names, one.Name)
+		expected += time.Duration(one.Seconds * float64(time.Second))
+	}
+	limit := t.patience + 5*expected
+	for {
+		o, err := t.binary.run(ctx, pattern(names), limit, false, activeVariable+"="+strconv.Itoa(id))
+		switch {
+		case err != nil:
+			return "", err
+		case o.passed:
+			return "", nil
+		case !o.timedOut:
+			return cmp.Or(o.failed, "exit"), nil
+		}
+		// The machine may just be busy: the same tests must be quick without a mutant.
+		control, err := t.binary.run(ctx, pattern(names), limit, false, activeVariable+"=")
+		switch {
+		case err != nil:
+			return "", err
+		case control.took < limit/2 && control.passed:
+			return "hang", nil
+		case limit > measureLimit:
+			return "", fmt.Errorf("%w: %v, which took %s before, did not end within %s", errRed, names, expected, limit)
+		}
+		limit *= 2
+	}
+}
