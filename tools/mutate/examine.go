@@ -74,7 +74,7 @@ func (e *examination) continueWith(ctx context.Context, t *try, r *report) (err 
 			err = failed
 		}
 	}()
-	t.binary.path = filepath.Join(e.scratch, strings.ReplaceAll(p.ImportPath, "/", "-")+".test")
+	t.binary.path = filepath.Join(e.scratch, strings.ReplaceAll(p.path, "/", "-")+".test")
 	defer func() { _ = os.Remove(t.binary.path) }()
 	if r.results.Skipped, err = p.build(ctx, t.binary.path, e.race); err != nil {
 		return err

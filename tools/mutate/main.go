@@ -108,7 +108,7 @@ func (o *options) prepare(ctx context.Context, skip string) (faults int, err err
 			return 0, err
 		}
 	}
-	m, err := loadModule(ctx, o.root)
+	m, err := loadModule(o.root)
 	if err != nil {
 		return 0, err
 	}
@@ -133,7 +133,7 @@ func (o *options) all(ctx context.Context, m *module) (faults int, err error) {
 	if len(patterns) == 0 {
 		patterns = []string{"./..."}
 	}
-	packages, err := m.selected(ctx, patterns)
+	packages, err := m.selected(patterns)
 	if err != nil {
 		return 0, err
 	}
@@ -147,6 +147,7 @@ func (o *options) all(ctx context.Context, m *module) (faults int, err error) {
 		e.until = time.Now().Add(o.lasting)
 	}
 	var failed []error
+	var left []string
 	for _, p := range packages {
 		r, err := e.examine(ctx, p)
 		if ctx.Err() != nil {
@@ -160,6 +161,12 @@ func (o *options) all(ctx context.Context, m *module) (faults int, err error) {
 		if r != nil {
 			faults += r.write(o.out)
 		}
+		if err != nil {
+			left = append(left, p.folder)
+		}
+	}
+	if len(left) > 0 {
+		fmt.Fprintf(o.log, "stopped after %s: the next run continues with %s\n", o.lasting, strings.Join(left, " "))
 	}
 	if len(failed) > 0 {
 		return faults, fmt.Errorf("%d of %d packages could not be examined, see above", len(failed), len(packages))

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// formatVersion changes whenever results of older versions of this tool do not
+// hold any longer.
+const formatVersion = "1"
+
+// inputs returns a hash of everything in the repository that can change a result
+// of the package: its folder, and those of all packages that it or its tests
+// depend on.
+func (m *module) inputs(p *pkg) (string, error) {
+	seen, left := make(map[string]bool), slices.Concat([]string{p.path}, p.TestImports, p.XTestImports)
+	for len(left) > 0 {
+		path := left[0]
+		left = left[1:]
+		if other := m.packages[path]; other != nil && !seen[path] {
+			seen[path] = true
+			left = append(left, other.Imports...)
+		}
+	}
+	hash := sha256.New()
+	fmt.Fprintln(hash, formatVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	entries, err := os.ReadDir(m.root)
+	if err != nil {
+		return "", err
+	}
+	// Tests of other folders read files of the root, such as examples.
+	for _, entry := range entries {
+		if name := entry.Name(); entry.Type().IsRegular() && filepath.Ext(name) != ".go" && !m.ignored(filepath.Join(m.root, name)) {
+			if err := hashFile(hash, m.root, filepath.Join(m.root, name)); err != nil {
+				return "", err
+			}
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(seen)) {
+		if err := m.hashFolder(hash, m.packages[path], path == p.path); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// hashFolder hashes the files of a package's folder and of folders below it which
+// are no packages, such as testdata. Test files count for the package itself only.
+func (m *module) hashFolder(hash io.Writer, p *pkg, tests bool) error {
+	return filepath.WalkDir(p.Dir, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case path == p.Dir:
+			return nil
+		case entry.IsDir() && (m.ignored(path) || m.apart(path)):
+			return fs.SkipDir
+		case !entry.Type().IsRegular(), m.ignored(path), !tests && strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		return hashFile(hash, m.root, path)
+	})
+}
+
+// ignored reports whether a file or folder has nothing to do with tests: hidden
+// ones, documents and build results.
+func (m *module) ignored(path string) bool {
+	name := filepath.Base(path)
+	switch {
+	case strings.HasPrefix(name, "."), name == "node_modules", filepath.Ext(name) == ".test":
+		return true
+	case filepath.Dir(path) == m.root:
+		return slices.Contains([]string{"artifacts", "caddy", "docs", "Makefile"}, name) || filepath.Ext(name) == ".md"
+	}
+	return false
+}
+
+// apart reports whether a folder is a package or a module of its own.
+func (m *module) apart(folder string) bool {
+	if filepath.Base(folder) == "testdata" {
+		return false
+	}
+	for _, pattern := range []string{"*.go", "go.mod"} {
+		if found, _ := filepath.Glob(filepath.Join(folder, pattern)); len(found) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func hashFile(hash io.Writer, root, path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	name, err := filepath.Rel(root, path)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(hash, "%s %d\n", filepath.ToSlash(name), len(text))
+	_, err = hash.Write(text)
+	return err
+}
