@@ -19,6 +19,10 @@ TESTENV  = GOENV='$(shell go env GOENV)' XDG_DATA_HOME='$(SCRATCH)/data' XDG_CON
 MODEL := ^TestNoInterleavingLosesASeller$$
 PLAIN := ^(TestNoInterleavingLosesASeller|TestAnHourOfFaultsLeavesNothingBehind)$$
 
+# Mutants are not tried with these: they search for minutes.
+LONG   := ^(TestNoInterleavingLosesASeller|TestAnHourOfFaultsLeavesNothingBehind|TestEveryAnswerIsTheRightSellersOrAnError)$$
+MUTATE  = cd tools && $(TESTENV) go run ./mutate -skip '$(LONG)'
+
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -38,12 +42,13 @@ test: e2e/node_modules/.installed ## Run all tests with the race detector, in a 
 	cd tools && $(TESTENV) go test ./...
 	cd e2e && $(TESTENV) go test -race -timeout 20m -count=1 ./...
 
-soak: setup ## Search for hours: random INTERLEAVINGS (1000000), REQUESTS (10000000), all faults, and KILLS (10000) on each store
+soak: setup ## Search for hours: random INTERLEAVINGS (1000000), REQUESTS (10000000), all faults, KILLS (10000) on each store, and mutants for MUTATE_FOR (2h)
 	MODEL_CHECKS=$$(( $(or $(INTERLEAVINGS),1000000) / 5 )) go test -timeout 0 -count 1 -v -run '$(MODEL)' ./tokensource/
 	REQUESTS=$(or $(REQUESTS),10000000) $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestEveryAnswerIsTheRightSellersOrAnError$$' .
 	cd e2e && FAULTS=all $(TESTENV) go test -timeout 0 -count 1 -run '^TestNoFaultLosesASeller$$' .
 	cd e2e && SELLERS=50000 $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestThreeInstancesOnOneDatabase' .
 	cd e2e && KILLS=$(or $(KILLS),10000) KILL_FOR=$(KILL_FOR) $(TESTENV) go test -timeout 0 -count 1 -v -run '^TestNoSellerIsLostToKills$$' .
+	$(MUTATE) -package ./... -for $(or $(MUTATE_FOR),2h)
 
 build: caddy ## Build ./caddy: Caddy with this plugin
 
@@ -58,6 +63,7 @@ lint: ## Run the linters and check formatting and go.mod
 	$(TOOL) golangci-lint run
 	cd e2e && $(TOOL) golangci-lint run --config ../.golangci.yml
 	cd bench && $(TOOL) golangci-lint run --config ../.golangci.yml
+	cd tools && $(TOOL) golangci-lint run --config ../.golangci.yml
 
 fmt: ## Format the code
 	$(TOOL) golangci-lint fmt
@@ -77,8 +83,9 @@ microbench:
 docs: ## Write the table of faults to docs/reliability.md
 	cd e2e && go test -count 1 -run '^TestTheTableOfFaultsIsTheOneThatIsTested$$' . -docs
 
-mutate: ## Take each guard of tools/mutate/guards away, or those that GUARDS matches, and see a test turn red
-	cd tools && $(TESTENV) go run ./mutate -run '$(GUARDS)'
+# make passes both on: only what changed since SINCE, and only in PACKAGE.
+mutate: ## Change each condition of PACKAGE (./oauth), or those that changed since SINCE (HEAD if uncommitted changes, else HEAD~1), and list those no test misses
+	$(MUTATE) $(if $(PACKAGE),-package '$(PACKAGE)') $(if $(SINCE),-since '$(SINCE)') $(MUTATEFLAGS)
 
 clean: ## Remove what these targets made
 	rm -rf caddy .demo artifacts e2e/node_modules
