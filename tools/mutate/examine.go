@@ -43,7 +43,7 @@ func (e *examination) examine(ctx context.Context, p *pkg) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	inputs += fmt.Sprintf(" race=%t", e.race)
+	inputs += fmt.Sprintf(" %s race=%t", p.fingerprint(), e.race)
 	options := fmt.Sprintf("skip=%v slow=%s", e.skip, e.slow)
 	r.results, err = openResults(filepath.Join(e.root, "artifacts", "mutate"), p.folder, inputs, options, e.again)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 // formatVersion changes whenever results of older versions of this tool do not
 // hold any longer.
-const formatVersion = "1"
+const formatVersion = "2"
 
 // inputs returns a hash of everything in the repository that can change a result
 // of the package: its folder, and those of all packages that it or its tests
@@ -51,6 +51,15 @@ func (m *module) inputs(p *pkg) (string, error) {
 		}
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// fingerprint returns a hash of the mutants: results hold for their numbers.
+func (p *pkg) fingerprint() string {
+	hash := sha256.New()
+	for _, m := range p.mutants {
+		fmt.Fprintln(hash, m.ID, m.File, m.start, m.end, m.effect, m.tagged != nil)
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:8])
 }
 
 // hashFolder hashes the files of a package's folder and of folders below it which

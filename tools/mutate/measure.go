@@ -116,8 +116,32 @@ func direct(subtests []string) []string {
 	return all
 }
 
-// alone runs one test without a mutant.
+// alone runs one test without a mutant, and a second time if it is quick: what a
+// test does can depend on time or chance.
 func (t *try) alone(ctx context.Context, name string) (*test, []string, error) {
+	first, subtests, err := t.sample(ctx, name)
+	if err != nil || first.Seconds > t.slow.Seconds() {
+		return first, subtests, err
+	}
+	second, _, err := t.sample(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	first.Seconds = max(first.Seconds, second.Seconds)
+	first.Reached = union(first.Reached, second.Reached)
+	first.Changed = union(first.Changed, second.Changed)
+	return first, subtests, nil
+}
+
+// union returns the numbers of both lists, in order.
+func union(a, b []int) []int {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// sample runs one test without a mutant.
+func (t *try) sample(ctx context.Context, name string) (*test, []string, error) {
 	file, err := os.CreateTemp(t.binary.scratch, "record-")
 	if err != nil {
 		return nil, nil, err
@@ -149,10 +173,7 @@ func (t *try) alone(ctx context.Context, name string) (*test, []string, error) {
 		}
 	}
 	// Several processes may have written to the file.
-	for _, ids := range []*[]int{&measured.Reached, &measured.Changed} {
-		slices.Sort(*ids)
-		*ids = slices.Compact(*ids)
-	}
+	measured.Reached, measured.Changed = union(measured.Reached, nil), union(measured.Changed, nil)
 	var below []string
 	for _, sub := range o.subtests {
 		if strings.HasPrefix(sub, name+"/") {

@@ -24,7 +24,7 @@ type testBinary struct {
 // outcome is how a process ended.
 type outcome struct {
 	passed, timedOut bool
-	// failed is the first test that failed, as far as the output tells.
+	// failed is the first test that failed, or the panic that ended the process.
 	failed string
 	output string
 	// subtests are the names of all subtests that ran, if the run was verbose.
@@ -94,7 +94,13 @@ func firstFailure(output string) string {
 	if found := failure.FindStringSubmatch(output); found != nil {
 		return found[1]
 	}
-	return ""
+	for _, word := range []string{"panic: ", "fatal error: "} {
+		if _, after, found := strings.Cut(output, word); found {
+			line, _, _ := strings.Cut(after, "\n")
+			return word + line
+		}
+	}
+	return "exit"
 }
 
 // tail keeps the end of what is written, which a mutant may do without end, and

@@ -88,7 +88,9 @@ func (r *report) write(w io.Writer) (faults int) {
 	for _, m := range r.mutants {
 		if slices.Contains(survivors[m.Function], m) {
 			faults++
-			r.block(w, m)
+			if r.whole(m) == nil {
+				r.block(w, m)
+			}
 		}
 	}
 	r.summary(w, excused)
@@ -109,6 +111,11 @@ func (r *report) block(w io.Writer, m *mutant) {
 			fmt.Fprintf(w, "  %s\n", strings.TrimSpace(s.lines[m.Line-1]))
 		}
 	}
+	for _, part := range r.mutants {
+		if r.whole(part) == m {
+			fmt.Fprintf(w, "  %s\n", part.Change)
+		}
+	}
 	tests, left := r.tests(m.ID)
 	switch {
 	case len(tests) > 0:
@@ -127,6 +134,25 @@ func (r *report) block(w io.Writer, m *mutant) {
 		}
 	}
 	fmt.Fprintln(w)
+}
+
+// whole returns the condition that is never true and of which m is a part, so that
+// m is never true either. It is nil if there is none: one block is enough for both.
+func (r *report) whole(m *mutant) (outermost *mutant) {
+	if m.effect != alwaysFalse || r.verdict(m) != notCovered {
+		return nil
+	}
+	for _, other := range r.mutants {
+		if other.contains(m) && other.effect == alwaysFalse && r.verdict(other) == notCovered &&
+			(outermost == nil || other.contains(outermost)) {
+			outermost = other
+		}
+	}
+	return outermost
+}
+
+func (m *mutant) contains(part *mutant) bool {
+	return m != part && m.File == part.File && m.start <= part.start && part.end <= m.end
 }
 
 // decisive is the value that the expression must have for the mutant to matter.

@@ -25,7 +25,6 @@ type results struct {
 	// Found and Survived are mutants that were tried.
 	Found    map[int]string
 	Survived map[int]bool
-	Seconds  float64
 
 	mu    sync.Mutex
 	file  string
@@ -64,7 +63,7 @@ func openResults(folder, name, inputs, options string, again bool) (*results, er
 		*r = results{file: r.file, Tests: make(map[string]*test)}
 	}
 	if r.Options != options || again || r.Found == nil {
-		r.Found, r.Survived, r.Seconds = make(map[int]string), make(map[int]bool), 0
+		r.Found, r.Survived = make(map[int]string), make(map[int]bool)
 	}
 	r.Inputs, r.Options = inputs, options
 	return r, nil
