@@ -19,7 +19,7 @@ TESTENV  = GOENV='$(shell go env GOENV)' XDG_DATA_HOME='$(SCRATCH)/data' XDG_CON
 MODEL := ^TestNoInterleavingLosesASeller$$
 PLAIN := ^(TestNoInterleavingLosesASeller|TestAnHourOfFaultsLeavesNothingBehind)$$
 
-# Mutants are not tried with these: they search for minutes.
+# Not used to find mutants, because they search for minutes.
 LONG   := ^(TestNoInterleavingLosesASeller|TestAnHourOfFaultsLeavesNothingBehind|TestEveryAnswerIsTheRightSellersOrAnError)$$
 MUTATE  = cd tools && $(TESTENV) go run ./mutate -skip '$(LONG)'
 
@@ -83,8 +83,8 @@ microbench:
 docs: ## Write the table of faults to docs/reliability.md
 	cd e2e && go test -count 1 -run '^TestTheTableOfFaultsIsTheOneThatIsTested$$' . -docs
 
-# make passes both on: only what changed since SINCE, and only in PACKAGE.
-mutate: ## Change each condition of PACKAGE (./oauth), or those that changed since SINCE (HEAD if uncommitted changes, else HEAD~1), and list those no test misses
+# With both, only what changed since SINCE in PACKAGE.
+mutate: ## Change each condition in PACKAGE (./oauth), or those changed since SINCE (HEAD, or HEAD~1 if all is committed), and list those no test checks
 	$(MUTATE) $(if $(PACKAGE),-package '$(PACKAGE)') $(if $(SINCE),-since '$(SINCE)') $(MUTATEFLAGS)
 
 clean: ## Remove what these targets made

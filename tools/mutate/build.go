@@ -16,8 +16,8 @@ import (
 // errCompile is returned when a package does not compile, with or without mutants.
 var errCompile = errors.New("does not compile")
 
-// build compiles the tests of a package with all its mutants into one binary. A
-// mutant that does not compile is skipped: the map has the compiler's message.
+// build compiles the tests of a package with all its mutants into one binary.
+// Mutants that do not compile are skipped; skipped holds the compiler's messages.
 func (p *pkg) build(ctx context.Context, binary string, race bool) (skipped map[int]string, err error) {
 	skipped = make(map[int]string)
 	// Each round skips at least one mutant.
@@ -33,7 +33,7 @@ func (p *pkg) build(ctx context.Context, binary string, race bool) (skipped map[
 }
 
 // compile runs `go test -c` once. The rewritten files replace the real ones through
-// an overlay: nothing in the repository changes.
+// an overlay, so no file in the repository changes.
 func (p *pkg) compile(ctx context.Context, binary string, race bool, skipped map[int]string) (output string, err error) {
 	folder, err := os.MkdirTemp(filepath.Dir(binary), "overlay-")
 	if err != nil {
@@ -56,8 +56,8 @@ func (p *pkg) compile(ctx context.Context, binary string, race bool, skipped map
 	if err := errors.Join(err, failed, os.WriteFile(file, overlay, 0o600)); err != nil {
 		return "", err
 	}
-	// -e: the compiler reports all errors, not the first ten.
-	// Without symbols and debug information it links in half the time.
+	// -s -w: without symbols and debug information, linking takes half the time.
+	// -e: the compiler must report all errors, not just the first ten.
 	args := []string{"test", "-c", "-vet=off", "-ldflags=-s -w", "-gcflags", p.path + "=-e", "-overlay", file, "-o", binary}
 	if race {
 		args = append(args, "-race")
@@ -70,7 +70,8 @@ func (p *pkg) compile(ctx context.Context, binary string, race bool, skipped map
 
 var position = regexp.MustCompile(`(?m)^(\S+\.go):(\d+):(?:\d+:)? (.*)$`)
 
-// skip adds the mutants on the lines of compile errors.
+// skip adds the mutants on lines with compile errors. It returns false if there are
+// none that were not skipped before.
 func (p *pkg) skip(skipped map[int]string, output string) (more bool) {
 	for _, found := range position.FindAllStringSubmatch(output, -1) {
 		line, _ := strconv.Atoi(found[2])

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// examination examines one package after the other.
+// examination holds what all packages of one run share.
 type examination struct {
 	*options
 	module     *module
@@ -20,8 +20,8 @@ type examination struct {
 	until      time.Time
 }
 
-// examine tries the selected mutants of a package. It returns no report if there are
-// none, and errTime with one that is not complete.
+// examine tries the selected mutants of a package. It returns a nil report if none
+// are selected. With errTime it returns an incomplete report.
 func (e *examination) examine(ctx context.Context, p *pkg) (*report, error) {
 	began := time.Now()
 	if err := p.load(); err != nil {
@@ -59,7 +59,7 @@ func (e *examination) examine(ctx context.Context, p *pkg) (*report, error) {
 	return r, err
 }
 
-// continueWith does what is not known yet.
+// continueWith measures and tries what the stored results lack.
 func (e *examination) continueWith(ctx context.Context, t *try, r *report) (err error) {
 	p := r.pkg
 	if len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 {
@@ -68,6 +68,9 @@ func (e *examination) continueWith(ctx context.Context, t *try, r *report) (err 
 	}
 	if r.measured = r.results.Measured == r.results.Options; r.measured && r.count(pending) == 0 {
 		return nil
+	}
+	if t.over() {
+		return errTime
 	}
 	defer func() {
 		if failed := r.results.save(); err == nil {
@@ -97,7 +100,7 @@ func (e *examination) say(p *pkg, format string, args ...any) {
 	fmt.Fprintf(e.log, "%s  %s: %s\n", time.Now().Format(time.TimeOnly), p.folder, fmt.Sprintf(format, args...))
 }
 
-// progress returns a function that counts, and says so now and then.
+// progress returns a function that counts its calls and logs them every 30 seconds.
 func (e *examination) progress(p *pkg, all int) func() {
 	said, done := time.Now(), make(chan int, 1)
 	done <- 0

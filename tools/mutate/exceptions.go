@@ -22,7 +22,7 @@ type exception struct {
 }
 
 // readExceptions reads a list of exceptions. Empty lines and lines that begin with
-// # are comments. A file that doesn't exist has no exceptions.
+// # are ignored. A missing file means no exceptions.
 func readExceptions(file string) ([]exception, error) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +90,7 @@ func unknown(root string, exceptions []exception) []error {
 	return faults
 }
 
-// functionsOf returns the names that mutants in a folder can be listed under.
+// functionsOf returns the functions, methods and variables in a folder.
 func functionsOf(folder string) (map[string]bool, error) {
 	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
 	if err != nil {

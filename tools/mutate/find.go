@@ -34,19 +34,20 @@ type mutant struct {
 	// guard numbers the condition it belongs to: one condition can have several
 	// mutants.
 	guard int
-	// first and last are the lines of which a change concerns this mutant.
+	// first and last are the lines that -since compares with changed lines.
 	first, last int
 	// start and end are the offsets of the expression in the file.
 	start, end int
 	endLine    int
-	// tagged is the switch with a tag of which the expression is a case.
+	// tagged is set for a case value of a switch with a tag.
 	tagged *taggedSwitch
 }
 
-// taggedSwitch is a switch that is rewritten without its tag: each case compares.
+// taggedSwitch is a switch that is rewritten without its tag, so that each case
+// becomes a comparison that a helper can wrap.
 type taggedSwitch struct {
 	line  int
-	tag   string // what cases compare with
+	tag   string // the variable that cases are compared with
 	edits []edit // what removes the tag
 	// skipped is set when it does not compile without its tag.
 	skipped bool
@@ -67,8 +68,8 @@ type finder struct {
 	set      *token.FileSet
 	function string
 	guards   int
-	// covered is the end of the condition that became a guard last: operands in
-	// front of it belong to that guard.
+	// covered is the end of the latest guard. Operands before it are part of that
+	// guard.
 	covered token.Pos
 	// elseIfs are the if statements that continue a chain.
 	elseIfs map[*ast.IfStmt]bool
@@ -76,8 +77,8 @@ type finder struct {
 	nested map[ast.Expr]bool
 }
 
-// findMutants reads the named files of a folder. Numbers are given in order of the
-// files and of the lines in them, so that they are the same in each run.
+// findMutants reads the named files of a folder. Mutants are numbered in source
+// order, so unchanged source has the same numbers in every run.
 func findMutants(folder string, files []string) ([]*source, error) {
 	var all []*source
 	guards, id := 0, 0
@@ -192,7 +193,7 @@ func (f *finder) ifStatement(n *ast.IfStmt) {
 	}
 }
 
-// leaving returns the word with which a block leaves, or nothing.
+// leaving returns the keyword that ends a block early, such as "return ", or "".
 func leaving(block *ast.BlockStmt) string {
 	if len(block.List) == 0 {
 		return ""
@@ -230,9 +231,9 @@ func (f *finder) switchStatement(n *ast.SwitchStmt) {
 	}
 }
 
-// taggedSwitch plans how a switch is written without its tag. It returns nil for
-// one without cases, and for one with both an initialisation and a tag that is not
-// a plain variable.
+// taggedSwitch plans the edits that remove the tag of a switch. It returns nil if
+// the switch has no cases, or has both an init statement and a tag other than a
+// plain variable.
 func (f *finder) taggedSwitch(n *ast.SwitchStmt) *taggedSwitch {
 	values := 0
 	for _, clause := range n.Body.List {

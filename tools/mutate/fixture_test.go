@@ -36,8 +36,8 @@ func (f *fixture) write(name, text string) {
 	}
 }
 
-// mutate runs the tool. The time after which a run counts as a hang is short, but
-// the tool checks each hang against a run without the mutant.
+// mutate runs the tool with a short time limit. The limit does not depend on the
+// machine's speed, because the tool compares each hang with a run without the mutant.
 func (f *fixture) mutate(args ...string) (status int, out string) {
 	f.t.Helper()
 	var buffer bytes.Buffer

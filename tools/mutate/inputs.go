@@ -14,13 +14,13 @@ import (
 	"strings"
 )
 
-// formatVersion changes whenever results of older versions of this tool do not
-// hold any longer.
+// formatVersion must be changed when results of the previous version of this tool
+// become invalid.
 const formatVersion = "2"
 
 // inputs returns a hash of everything in the repository that can change a result
-// of the package: its folder, and those of all packages that it or its tests
-// depend on.
+// of the package: its own folder and the folders of all packages that it or its
+// tests depend on.
 func (m *module) inputs(p *pkg) (string, error) {
 	seen, left := make(map[string]bool), slices.Concat([]string{p.path}, p.TestImports, p.XTestImports)
 	for len(left) > 0 {
@@ -37,7 +37,7 @@ func (m *module) inputs(p *pkg) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Tests of other folders read files of the root, such as examples.
+	// Tests in other folders also read files in the root, such as examples.
 	for _, entry := range entries {
 		if name := entry.Name(); entry.Type().IsRegular() && filepath.Ext(name) != ".go" && !m.ignored(filepath.Join(m.root, name)) {
 			if err := hashFile(hash, m.root, filepath.Join(m.root, name)); err != nil {
@@ -53,7 +53,8 @@ func (m *module) inputs(p *pkg) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
-// fingerprint returns a hash of the mutants: results hold for their numbers.
+// fingerprint returns a hash of the mutants. Results are stored by number, so they
+// are valid only for the same list.
 func (p *pkg) fingerprint() string {
 	hash := sha256.New()
 	for _, m := range p.mutants {
@@ -62,8 +63,8 @@ func (p *pkg) fingerprint() string {
 	return hex.EncodeToString(hash.Sum(nil)[:8])
 }
 
-// hashFolder hashes the files of a package's folder and of folders below it which
-// are no packages, such as testdata. Test files count for the package itself only.
+// hashFolder hashes the files in a package's folder and in subfolders that are not
+// packages, such as testdata. Test files of dependencies don't matter.
 func (m *module) hashFolder(hash io.Writer, p *pkg, tests bool) error {
 	return filepath.WalkDir(p.Dir, func(path string, entry fs.DirEntry, err error) error {
 		switch {
@@ -80,8 +81,8 @@ func (m *module) hashFolder(hash io.Writer, p *pkg, tests bool) error {
 	})
 }
 
-// ignored reports whether a file or folder has nothing to do with tests: hidden
-// ones, documents and build results.
+// ignored reports whether a file or folder cannot affect tests: hidden files,
+// documentation and build results.
 func (m *module) ignored(path string) bool {
 	name := filepath.Base(path)
 	switch {
@@ -93,7 +94,7 @@ func (m *module) ignored(path string) bool {
 	return false
 }
 
-// apart reports whether a folder is a package or a module of its own.
+// apart reports whether a folder is a package or module of its own.
 func (m *module) apart(folder string) bool {
 	if filepath.Base(folder) == "testdata" {
 		return false

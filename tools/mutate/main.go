@@ -1,16 +1,16 @@
-// Command mutate finds the conditions of this repository that no test misses.
+// Command mutate lists the conditions in this repository that no test checks.
 //
 // A mutant is the code with one condition changed: a guard is removed, an if with
-// an else is inverted, or an operand of && or || is dropped. Tests that still pass
-// with a mutant do not check that condition: the mutant survives.
+// an else is inverted, or an operand of && or || is dropped. A mutant survives if
+// all tests still pass with it: no test checks that condition.
 //
-// All mutants of a package are compiled into one test binary, through an overlay:
-// no file of the repository changes. The binary first runs each test alone and
-// records which mutants could make a difference to it. Only those tests are then
-// run with the mutant. Results are kept in artifacts/mutate, as long as neither the
-// package nor anything it depends on changes.
+// All mutants of a package are compiled into one test binary through an overlay, so
+// no file in the repository changes. Each test first runs alone without a mutant, to
+// record which mutants would change a value in it. Then each mutant runs with those
+// tests only. Results are stored in artifacts/mutate and reused until the package or
+// one of its dependencies changes.
 //
-// exceptions.txt excuses survivors, one function in a line:
+// exceptions.txt lists functions with survivors that are accepted, one per line:
 //
 //	<package folder> <Function or Type.Method> <number of survivors> <reason>
 //
@@ -51,7 +51,7 @@ type options struct {
 	out, log      io.Writer
 }
 
-// several is a flag that may be repeated, or have several values.
+// several is a flag that can be repeated or hold several values.
 type several []string
 
 func (s *several) String() string { return strings.Join(*s, " ") }
@@ -69,11 +69,11 @@ func run(ctx context.Context, args []string, out, log io.Writer) (status int) {
 	flags.Var((*several)(&o.patterns), "package", "package `patterns` such as ./oauth or ./...; default: the packages that changed")
 	flags.StringVar(&o.since, "since", "", "only conditions whose lines changed since this git `revision`;\ndefault without -package: HEAD if there are uncommitted changes, otherwise HEAD~1")
 	skip := flags.String("skip", "", "leave out tests whose name matches this `pattern`")
-	flags.DurationVar(&o.slow, "slow", 10*time.Second, "leave out tests that take longer, unless no other test helps")
+	flags.DurationVar(&o.slow, "slow", 10*time.Second, "leave out tests that take longer, unless no other test could find the mutant")
 	flags.DurationVar(&o.lasting, "for", 0, "stop after this time; the next run continues")
-	flags.DurationVar(&o.patience, "patience", 10*time.Second, "a run hangs if it takes longer than five times what it takes without a mutant, and this")
+	flags.DurationVar(&o.patience, "patience", 10*time.Second, "time limit of a run, in addition to five times its duration without a mutant")
 	flags.IntVar(&o.parallel, "parallel", 2, "how many test processes run at once")
-	flags.BoolVar(&o.again, "again", false, "try mutants again whose result is known")
+	flags.BoolVar(&o.again, "again", false, "try all mutants again, even if their results are stored")
 	flags.BoolVar(&o.race, "race", false, "use the race detector")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -93,7 +93,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) (status int) {
 	return 0
 }
 
-// prepare completes the options and examines all packages.
+// prepare completes the options and examines the packages.
 func (o *options) prepare(ctx context.Context, skip string) (faults int, err error) {
 	if o.root, err = filepath.Abs(o.root); err != nil {
 		return 0, err
@@ -115,8 +115,8 @@ func (o *options) prepare(ctx context.Context, skip string) (faults int, err err
 	return o.all(ctx, m)
 }
 
-// all examines the selected packages one after the other. One that cannot be
-// examined does not keep the others from it.
+// all examines the selected packages one after the other. It continues with the next
+// one if a package cannot be examined.
 func (o *options) all(ctx context.Context, m *module) (faults int, err error) {
 	exceptions, err := readExceptions(filepath.Join(o.root, "tools", "mutate", "exceptions.txt"))
 	if err != nil {

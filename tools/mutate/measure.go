@@ -18,7 +18,7 @@ import (
 // errRed is returned when tests fail without any mutant.
 var errRed = errors.New("fails without any mutant")
 
-// measureLimit bounds a test without any mutant.
+// measureLimit is the time limit of a test without a mutant.
 const measureLimit = 15 * time.Minute
 
 // list returns the names of the package's tests, examples and fuzz targets.
@@ -40,7 +40,7 @@ func (b *testBinary) list(ctx context.Context, skip *regexp.Regexp) ([]string, e
 }
 
 // measure runs each test alone, without a mutant. It records how long the test
-// takes, and which mutants can make a difference to it.
+// takes and which mutants could change its result.
 func (t *try) measure(ctx context.Context, names []string) error {
 	for name := range t.results.Tests {
 		if top, _, _ := strings.Cut(name, "/"); !slices.Contains(names, top) {
@@ -52,8 +52,8 @@ func (t *try) measure(ctx context.Context, names []string) error {
 	})
 }
 
-// measureOne measures a test that isn't known yet. Of a slow one the subtests are
-// measured too: they take its place if each passes alone.
+// measureOne measures a test unless its results are known. The subtests of a slow
+// test are measured as well, and replace it if each of them passes alone.
 func (t *try) measureOne(ctx context.Context, name string) error {
 	t.results.mu.Lock()
 	known := t.results.Tests[name]
@@ -105,7 +105,7 @@ func (t *try) parts(ctx context.Context, subtests []string) ([]*test, error) {
 	return all, nil
 }
 
-// direct returns the subtests that are not part of another one in the list.
+// direct returns the subtests that are not below another subtest in the list.
 func direct(subtests []string) []string {
 	var all []string
 	for _, name := range subtests {
@@ -116,8 +116,8 @@ func direct(subtests []string) []string {
 	return all
 }
 
-// alone runs one test without a mutant, and a second time if it is quick: what a
-// test does can depend on time or chance.
+// alone runs one test without a mutant. Quick tests run twice, because the code a
+// test reaches can depend on timing or randomness.
 func (t *try) alone(ctx context.Context, name string) (*test, []string, error) {
 	first, subtests, err := t.sample(ctx, name)
 	if err != nil || first.Seconds > t.slow.Seconds() {
@@ -133,7 +133,7 @@ func (t *try) alone(ctx context.Context, name string) (*test, []string, error) {
 	return first, subtests, nil
 }
 
-// union returns the numbers of both lists, in order.
+// union returns the numbers in both lists, sorted and without duplicates.
 func union(a, b []int) []int {
 	all := slices.Concat(a, b)
 	slices.Sort(all)

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// code has two functions of each kind: tests notice every change of the one whose
-// name ends in Found, and none of the other.
+// code has two functions for each kind of mutant. Tests find the mutants of the one
+// whose name ends in Found, and none of the other.
 const code = `package example
 
 type flag bool
@@ -160,7 +160,7 @@ func TestLost(t *testing.T) {
 }
 `
 
-func TestSurvivorsAreTheConditionsThatNoTestMisses(t *testing.T) {
+func TestSurvivorsAreTheConditionsThatNoTestChecks(t *testing.T) {
 	f := newFixture(t, map[string]string{"code.go": code, "code_test.go": codeTest})
 	status, out := f.mutate("-package", ".")
 	if status != 1 {

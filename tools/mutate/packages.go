@@ -23,7 +23,7 @@ type pkg struct {
 	mutants      []*mutant
 }
 
-// module is all that is known of the module at a folder.
+// module is the module in a folder.
 type module struct {
 	root     string
 	packages map[string]*pkg // by import path
@@ -31,7 +31,7 @@ type module struct {
 
 var moduleLine = regexp.MustCompile(`(?m)^module\s+(\S+)`)
 
-// loadModule reads the packages of the module at root. It does not call go list,
+// loadModule reads the packages of the module in root. It does not run go list,
 // which takes seconds on a busy machine.
 func loadModule(root string) (*module, error) {
 	text, err := os.ReadFile(filepath.Join(root, "go.mod"))
@@ -70,7 +70,7 @@ func loadModule(root string) (*module, error) {
 	})
 }
 
-// foreign reports whether ./... does not match a folder.
+// foreign reports whether a folder is outside of ./...
 func foreign(folder string) bool {
 	name := filepath.Base(folder)
 	if strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || name == "testdata" || name == "node_modules" {
@@ -80,8 +80,8 @@ func foreign(folder string) bool {
 	return err == nil
 }
 
-// selected returns the packages that match the patterns, in order, without those
-// that only tests import.
+// selected returns the packages that match the patterns, sorted by folder. Packages
+// imported only by tests are left out.
 func (m *module) selected(patterns []string) ([]*pkg, error) {
 	helpers := m.testHelpers()
 	var all []*pkg
@@ -105,8 +105,8 @@ func (p *pkg) matches(pattern string) bool {
 	return p.folder == strings.TrimSuffix(pattern, "/")
 }
 
-// testHelpers returns the packages that are imported by tests or by other such
-// packages only.
+// testHelpers returns the packages that are imported, but only by tests or by other
+// test helpers.
 func (m *module) testHelpers() map[string]bool {
 	helpers := make(map[string]bool)
 	for _, p := range m.packages {
@@ -126,7 +126,7 @@ func (m *module) testHelpers() map[string]bool {
 			}
 		}
 	}
-	// A package that tests itself from outside, and that nothing else imports.
+	// A package with external tests that nothing else imports is not a helper.
 	for _, p := range m.packages {
 		if slices.Contains(p.XTestImports, p.path) && !m.importedByOtherTests(p) {
 			delete(helpers, p.path)

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// testBinary runs tests of one package with one mutant or none.
+// testBinary is a compiled test binary with all mutants of one package.
 type testBinary struct {
 	path, folder string
-	scratch      string // each process has a folder of its own below it
+	scratch      string // parent of each process's own temporary folder
 	race         bool
 }
 
@@ -32,20 +32,19 @@ type outcome struct {
 	took     time.Duration
 }
 
-// memoryKiB bounds the address space of a process: a mutant may allocate in an
-// endless loop.
+// memoryKiB limits the address space of a process, because a mutant may allocate
+// memory in an endless loop.
 const memoryKiB = 16 << 20
 
-// run runs the tests that match a pattern. The environment is this process's, with
-// folders of its own for what the tests write.
+// run runs the tests that match a pattern. Each process gets its own temporary and
+// configuration folders, so that what one mutant writes cannot affect another.
 func (b *testBinary) run(ctx context.Context, pattern string, limit time.Duration, verbose bool, variables ...string) (outcome, error) {
 	scratch, err := os.MkdirTemp(b.scratch, "run-")
 	if err != nil {
 		return outcome{}, err
 	}
 	defer func() { _ = os.RemoveAll(scratch) }()
-	// The process ends itself at its limit and shows its goroutines. It is killed
-	// where it does not.
+	// The process exits by itself at its limit. Kill it if it does not.
 	bounded, cancel := context.WithTimeout(ctx, limit+10*time.Second)
 	defer cancel()
 	script := fmt.Sprintf(`ulimit -v %d 2>/dev/null; exec "$@"`, memoryKiB)
@@ -63,7 +62,7 @@ func (b *testBinary) run(ctx context.Context, pattern string, limit time.Duratio
 		}
 		command.Env = append(command.Env, name+"="+folder)
 	}
-	// Tests start processes of their own, which must end with them.
+	// In a process group of its own, so that its child processes are killed too.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	command.WaitDelay = 5 * time.Second
@@ -103,8 +102,8 @@ func firstFailure(output string) string {
 	return "exit"
 }
 
-// tail keeps the end of what is written, which a mutant may do without end, and
-// the names of subtests.
+// tail keeps the end of the output, because a mutant may print in an endless loop,
+// and collects the names of subtests.
 type tail struct {
 	text     []byte
 	line     []byte

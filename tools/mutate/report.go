@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// verdict is what is known of one mutant.
+// verdict is the state of one mutant.
 type verdict string
 
 const (
@@ -19,14 +19,14 @@ const (
 	skipped    verdict = "skipped"
 )
 
-// report is what is known of a package.
+// report describes the results for the selected mutants of a package.
 type report struct {
 	pkg     *pkg
 	results *results
 	mutants []*mutant // those that were selected
 	tests   func(id int) (tests []*test, left int)
-	// measured says that all tests are measured: without it, nobody knows what is
-	// not covered.
+	// measured is set once all tests are measured. Before that, no mutant can be
+	// reported as not covered.
 	measured   bool
 	exceptions []exception // of this package
 	// took is how long this run took.
@@ -60,8 +60,8 @@ func (r *report) count(v verdict) int {
 	return n
 }
 
-// write writes the survivors and a summary. It returns the number of survivors
-// which are not excused and of exceptions that are stale.
+// write writes the survivors and a summary. It returns the number of survivors that
+// are not excused plus the number of stale exceptions.
 func (r *report) write(w io.Writer) (faults int) {
 	survivors := make(map[string][]*mutant)
 	for _, m := range r.mutants {
@@ -97,7 +97,7 @@ func (r *report) write(w io.Writer) (faults int) {
 	return faults
 }
 
-// complete reports whether every mutant of the package was selected and is known.
+// complete reports whether all mutants of the package were selected and tried.
 func (r *report) complete() bool {
 	return len(r.mutants) == len(r.pkg.mutants) && r.count(pending) == 0
 }
@@ -136,8 +136,8 @@ func (r *report) block(w io.Writer, m *mutant) {
 	fmt.Fprintln(w)
 }
 
-// whole returns the condition that is never true and of which m is a part, so that
-// m is never true either. It is nil if there is none: one block is enough for both.
+// whole returns the outermost condition that contains m, if both are never true in a
+// test. They share one block in the report. It returns nil if there is none.
 func (r *report) whole(m *mutant) (outermost *mutant) {
 	if m.effect != alwaysFalse || r.verdict(m) != notCovered {
 		return nil
@@ -155,7 +155,7 @@ func (m *mutant) contains(part *mutant) bool {
 	return m != part && m.File == part.File && m.start <= part.start && part.end <= m.end
 }
 
-// decisive is the value that the expression must have for the mutant to matter.
+// decisive is the value of the expression that the mutant changes.
 func (m *mutant) decisive() string {
 	if m.effect == alwaysTrue {
 		return "false"
@@ -174,7 +174,7 @@ func (r *report) reached(id int) []*test {
 	return all
 }
 
-// names returns the first three names and the number of the others.
+// names returns the first three names and the number of other tests.
 func names(tests []*test) string {
 	var all []string
 	for _, one := range tests[:min(3, len(tests))] {

@@ -11,18 +11,18 @@ import (
 	"time"
 )
 
-// results is what is known of a package. It is kept in a file, so that a run can
-// be interrupted, and an unchanged package is not tried again.
+// results are the results for one package. They are stored in a file, so that an
+// interrupted run can continue and an unchanged package is not tried again.
 type results struct {
-	// Inputs is the hash of all that the results depend on, and Options what else
-	// the outcomes depend on.
+	// Inputs is the hash of everything that the measured tests depend on. Found and
+	// Survived also depend on Options.
 	Inputs, Options string
-	// Skipped are the mutants that do not compile, with the compiler's message.
+	// Skipped holds the compiler's messages for mutants that do not compile.
 	Skipped map[int]string
-	// Measured is Options when all tests were measured.
+	// Measured equals Options once all tests are measured.
 	Measured string
 	Tests    map[string]*test
-	// Found and Survived are mutants that were tried.
+	// Found holds the test that found each mutant.
 	Found    map[int]string
 	Survived map[int]bool
 
@@ -35,15 +35,15 @@ type results struct {
 type test struct {
 	Name    string
 	Seconds float64
-	// Reached are the mutants whose expression it evaluates, and Changed those
-	// that would change a value. No other mutant can make a difference to it.
+	// Reached are the mutants whose expression the test evaluates. Changed are those
+	// that would have changed the value at least once: the test cannot detect others.
 	Reached, Changed []int
-	// Parent says that its subtests are used in its place.
+	// Parent is set if its subtests are used instead.
 	Parent bool
 }
 
-// openResults reads the results of a package, or begins new ones if its inputs or
-// the options changed.
+// openResults reads the results of a package. Results for other inputs or options
+// are dropped.
 func openResults(folder, name, inputs, options string, again bool) (*results, error) {
 	file := strings.ReplaceAll(strings.TrimPrefix(name, "./"), "/", "-")
 	if name == "." {
@@ -69,7 +69,7 @@ func openResults(folder, name, inputs, options string, again bool) (*results, er
 	return r, nil
 }
 
-// update changes the results, and saves them now and then.
+// update changes the results. It saves them every few seconds.
 func (r *results) update(change func()) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -13,8 +13,8 @@ type edit struct {
 	text       string
 }
 
-// rewrite wraps the expression of each mutant in a call of a helper. No line
-// changes its number. Mutants in skipped keep their expression as it is.
+// rewrite wraps the expression of each mutant in a helper call. Line numbers stay
+// the same. Mutants in skipped are not wrapped.
 func (s *source) rewrite(skipped map[int]string) []byte {
 	var edits []edit
 	for _, t := range s.tagged {
@@ -22,7 +22,7 @@ func (s *source) rewrite(skipped map[int]string) []byte {
 			edits = append(edits, t.edits...)
 		}
 	}
-	// Of two that begin at the same place the longer one is outside.
+	// If two begin at the same offset, the longer one must be wrapped last.
 	mutants := slices.SortedStableFunc(slices.Values(s.mutants), func(a, b *mutant) int {
 		return cmp.Or(a.start-b.start, b.end-a.end)
 	})
@@ -41,8 +41,8 @@ func (s *source) rewrite(skipped map[int]string) []byte {
 	return apply(s.text, edits)
 }
 
-// apply makes all edits. Edits at the same offset are made in their order, except
-// that closing parentheses come first.
+// apply applies all edits. Edits at the same offset keep their order, except that
+// closing parentheses come first.
 func apply(text []byte, edits []edit) []byte {
 	slices.SortStableFunc(edits, func(a, b edit) int {
 		return cmp.Or(a.start-b.start, closing(b)-closing(a))
@@ -66,17 +66,18 @@ func closing(e edit) int {
 }
 
 const (
-	// activeVariable names the environment variable with the number of the mutant
-	// that is active, and recordVariable the one with the file that each process
-	// appends to what it has evaluated.
+	// activeVariable is the environment variable with the number of the active mutant.
+	// recordVariable is the one with the name of the record: processes append the
+	// mutants they evaluate to that file.
 	activeVariable = "MUTANT"
 	recordVariable = "MUTANT_RECORD"
 	helperFile     = "mutant_helpers.go"
 )
 
-// helpers returns the file with the functions that rewrite calls. In a recording
-// each mutant's number is written at most twice: with an r when its expression is
-// evaluated first, and with a c when the mutant would first change its value.
+// helpers returns the source of the functions that wrap expressions. A process
+// writes at most two lines per mutant to the record: r and its number when the
+// expression is first evaluated, and c and its number when the mutant would first
+// have changed the value.
 func helpers(pkg string, mutants int) []byte {
 	return fmt.Appendf(nil, helperText, pkg, activeVariable, recordVariable, mutants+1)
 }

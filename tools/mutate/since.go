@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// changes are the changed lines by file, relative to the module. A file without
-// lines is new: all its lines are.
+// changes are the changed lines by file, relative to the module. A file without any
+// is untracked, and all its lines count as changed.
 type changes map[string][]lines
 
 type lines struct{ first, last int }
 
-// changedSince returns what changed since a revision, uncommitted changes and
-// untracked files included.
+// changedSince returns what changed since a revision, including uncommitted changes
+// and untracked files.
 func changedSince(ctx context.Context, root, revision string) (changes, error) {
 	diff, err := git(ctx, root, "diff", "--unified=0", "--no-color", "--no-ext-diff", "--find-renames", "--relative",
 		"--src-prefix=a/", "--dst-prefix=b/", revision, "--", ".")
@@ -55,7 +55,7 @@ func parseDiff(diff string) changes {
 		if found[2] != "" {
 			count, _ = strconv.Atoi(found[2])
 		}
-		// Of lines that are gone, the two around them count.
+		// If lines were only deleted, the lines before and after count as changed.
 		last := first + count - 1
 		if count == 0 {
 			last = first + 1
@@ -65,7 +65,7 @@ func parseDiff(diff string) changes {
 	return c
 }
 
-// concern reports whether the lines of a mutant changed.
+// concern reports whether a line of a mutant changed.
 func (c changes) concern(folder string, m *mutant) bool {
 	changed, is := c[path.Join(folder, m.File)]
 	if !is {
@@ -79,8 +79,8 @@ func (c changes) concern(folder string, m *mutant) bool {
 	return len(changed) == 0
 }
 
-// lastChange returns the revision that most changes are looked at against: HEAD if
-// there are uncommitted changes, or the commit before it.
+// lastChange returns the revision before the latest change: HEAD if there are
+// uncommitted changes, otherwise HEAD~1.
 func lastChange(ctx context.Context, root string) (string, error) {
 	status, err := git(ctx, root, "status", "--porcelain", "--", "*.go")
 	if err != nil {

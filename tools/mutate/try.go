@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// errTime is returned when the time of -for is over.
+// errTime is returned when the time given by -for is over.
 var errTime = errors.New("stopped")
 
 // try tries the mutants of one package.
@@ -20,14 +20,14 @@ type try struct {
 	binary   *testBinary
 	results  *results
 	parallel int
-	// slow is how long a test may take that is used beside quicker ones, and
-	// patience what a run may take longer than its tests did without a mutant.
+	// slow is the duration from which a test is used only if no quicker one can
+	// detect the mutant. patience is added to the time limit of each run.
 	slow, patience time.Duration
 	until          time.Time // zero: no limit
 }
 
-// each calls do for 0…n-1, some at once. It begins no more of them when one fails
-// or the time is over.
+// each calls do with 0 to n-1, several at a time. It starts no more calls after one
+// fails or when the time is over.
 func (t *try) each(ctx context.Context, n int, do func(context.Context, int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -38,14 +38,14 @@ func (t *try) each(ctx context.Context, n int, do func(context.Context, int) err
 		if ctx.Err() != nil {
 			break
 		}
-		if !t.until.IsZero() && time.Now().After(t.until) {
+		if t.over() {
 			works.Wait()
 			return cmp.Or(context.Cause(ctx), errTime)
 		}
 		works.Go(func() {
 			defer func() { <-places }()
 			if err := do(ctx, i); err != nil {
-				cancel(err) // the first one counts
+				cancel(err) // only the first error is kept
 			}
 		})
 	}
@@ -53,8 +53,11 @@ func (t *try) each(ctx context.Context, n int, do func(context.Context, int) err
 	return context.Cause(ctx)
 }
 
-// tests returns the tests to which a mutant makes a difference, the quickest first.
-// Slow ones are left out if there are others; left says how many.
+// over reports whether the time given by -for is over.
+func (t *try) over() bool { return !t.until.IsZero() && time.Now().After(t.until) }
+
+// tests returns the tests that could detect a mutant, quickest first. Slow tests are
+// left out if there are quick ones; left is their number.
 func (t *try) tests(id int) (tests []*test, left int) {
 	all := t.results.concerned(id)
 	quick := slices.IndexFunc(all, func(one *test) bool { return one.Seconds > t.slow.Seconds() })
@@ -64,7 +67,7 @@ func (t *try) tests(id int) (tests []*test, left int) {
 	return all[:quick], len(all) - quick
 }
 
-// concerned returns all tests to which a mutant makes a difference.
+// concerned returns all tests that could detect a mutant.
 func (r *results) concerned(id int) []*test {
 	var all []*test
 	for _, one := range r.Tests {
@@ -76,7 +79,7 @@ func (r *results) concerned(id int) []*test {
 	return all
 }
 
-// tryAll tries the mutants that aren't known yet and that a test can tell.
+// tryAll runs the tests that could detect each of the mutants.
 func (t *try) tryAll(ctx context.Context, mutants []*mutant, progress func()) error {
 	return t.each(ctx, len(mutants), func(ctx context.Context, i int) error {
 		id := mutants[i].ID
@@ -86,7 +89,7 @@ func (t *try) tryAll(ctx context.Context, mutants []*mutant, progress func()) er
 			var err error
 			by, err = t.tryOne(ctx, id, some)
 			if by != "" && stage > 0 && err == nil {
-				// Many tests ran: one may have failed by chance.
+				// Many tests ran, so one may have failed for another reason.
 				by, err = t.tryOne(ctx, id, failedFirst(some, by))
 			}
 			if err != nil {
@@ -107,11 +110,11 @@ func (t *try) tryAll(ctx context.Context, mutants []*mutant, progress func()) er
 	})
 }
 
-// stages splits tests into runs: most mutants are found by the quickest few.
+// stages splits tests into several runs, because the quickest few tests find most
+// mutants.
 func stages(tests []*test) [][]*test {
 	var all [][]*test
 	for budget := 0.5; len(tests) > 0; budget *= 8 {
-		// Every test includes the time in which the process starts.
 		n, sum := 1, tests[0].Seconds
 		for n < len(tests) && sum+tests[n].Seconds <= budget {
 			sum += tests[n].Seconds
@@ -122,7 +125,7 @@ func stages(tests []*test) [][]*test {
 	return all
 }
 
-// failedFirst returns the test that failed, or all if it is none of them.
+// failedFirst returns the test that failed, or all tests if the failure names none.
 func failedFirst(tests []*test, by string) []*test {
 	for _, one := range tests {
 		if by == one.Name || strings.HasPrefix(by, one.Name+"/") {
@@ -132,8 +135,8 @@ func failedFirst(tests []*test, by string) []*test {
 	return tests
 }
 
-// tryOne runs tests with a mutant. It returns what found it, or nothing if they
-// pass.
+// tryOne runs tests with a mutant. It returns the test or panic that found the
+// mutant, or "" if the tests pass.
 func (t *try) tryOne(ctx context.Context, id int, tests []*test) (by string, err error) {
 	var names []string
 	expected := time.Duration(0)
@@ -152,7 +155,8 @@ func (t *try) tryOne(ctx context.Context, id int, tests []*test) (by string, err
 		case !o.timedOut:
 			return o.failed, nil
 		}
-		// The machine may just be busy: the same tests must be quick without a mutant.
+		// The machine may just be busy. It is a hang only if the same tests are quick
+		// without the mutant.
 		control, err := t.binary.run(ctx, pattern(names), limit, false, activeVariable+"=")
 		switch {
 		case err != nil:
