@@ -51,7 +51,7 @@ func (b *testBinary) run(ctx context.Context, pattern string, limit time.Duratio
 	if b.race {
 		script = `exec "$@"` // the race detector reserves terabytes
 	}
-	command := exec.CommandContext(bounded, "sh", "-c", script, "sh", b.path, //nolint:gosec // the package's own tests
+	command := exec.CommandContext(bounded, "sh", "-c", script, "sh", b.path,
 		"-test.run", pattern, "-test.failfast", "-test.count=1", "-test.timeout", limit.String(), fmt.Sprintf("-test.v=%t", verbose))
 	command.Dir = b.folder
 	command.Env = append(os.Environ(), variables...)
@@ -134,7 +134,7 @@ func (t *tail) Write(text []byte) (int, error) {
 
 // pattern returns the -test.run pattern of some tests or subtests.
 func pattern(tests []string) string {
-	var all []string
+	all := make([]string, 0, len(tests))
 	for _, test := range tests {
 		parts := strings.Split(test, "/")
 		for i := range parts {

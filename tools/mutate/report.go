@@ -65,7 +65,8 @@ func (r *report) count(v verdict) int {
 func (r *report) write(w io.Writer) (faults int) {
 	survivors := make(map[string][]*mutant)
 	for _, m := range r.mutants {
-		switch v := r.verdict(m); v {
+		switch r.verdict(m) {
+		case pending, found:
 		case survived, notCovered:
 			survivors[m.Function] = append(survivors[m.Function], m)
 		case skipped:
@@ -176,7 +177,7 @@ func (r *report) reached(id int) []*test {
 
 // names returns the first three names and the number of other tests.
 func names(tests []*test) string {
-	var all []string
+	all := make([]string, 0, 3)
 	for _, one := range tests[:min(3, len(tests))] {
 		all = append(all, one.Name)
 	}

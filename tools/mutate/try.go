@@ -138,7 +138,7 @@ func failedFirst(tests []*test, by string) []*test {
 // tryOne runs tests with a mutant. It returns the test or panic that found the
 // mutant, or "" if the tests pass.
 func (t *try) tryOne(ctx context.Context, id int, tests []*test) (by string, err error) {
-	var names []string
+	names := make([]string, 0, len(tests))
 	expected := time.Duration(0)
 	for _, one := range tests {
 		names = append(names, one.Name)
