@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"go/build"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -84,25 +85,29 @@ func foreign(folder string) bool {
 // imported only by tests are left out.
 func (m *module) selected(patterns []string) ([]*pkg, error) {
 	helpers := m.testHelpers()
-	var all []*pkg
-	for _, p := range m.packages {
-		if !helpers[p.path] && slices.ContainsFunc(patterns, p.matches) {
-			all = append(all, p)
+	selected := make(map[string]*pkg)
+	for _, pattern := range patterns {
+		known := false
+		for _, p := range m.packages {
+			if p.matches(pattern) && !helpers[p.path] {
+				selected[p.folder], known = p, true
+			}
+		}
+		if !known {
+			return nil, fmt.Errorf("%s matches no package (packages imported only by tests are left out)", pattern)
 		}
 	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("no packages match %s (packages imported only by tests are left out)", strings.Join(patterns, " "))
-	}
+	all := slices.Collect(maps.Values(selected))
 	slices.SortFunc(all, func(a, b *pkg) int { return strings.Compare(a.folder, b.folder) })
 	return all, nil
 }
 
 // matches reports whether a pattern such as ./oauth or ./... matches the package.
 func (p *pkg) matches(pattern string) bool {
-	if above, tree := strings.CutSuffix(pattern, "/..."); tree {
-		return above == "." || p.folder == above || strings.HasPrefix(p.folder, above+"/")
-	}
-	return p.folder == strings.TrimSuffix(pattern, "/")
+	folder := path.Clean(p.folder)
+	above, tree := strings.CutSuffix(pattern, "/...")
+	above = path.Clean(above)
+	return folder == above || tree && (above == "." || strings.HasPrefix(folder, above+"/"))
 }
 
 // testHelpers returns the packages that are imported, but only by tests or by other
