@@ -26,6 +26,11 @@ PLAIN := ^($(SEARCHES)|TestAYearWithoutTrafficLeavesEverySellerALivingToken|Test
 TEST_SEED ?= $(shell git rev-parse --short=12 HEAD)
 export TEST_SEED
 
+# These take a minute or more, so make check and make mutate do without them.
+LONG := ^($(SEARCHES)|TestEveryAnswerIsTheRightSellersOrAnError|TestAHundredReloadsUnderFaultsLeaveNothingBehind)$$
+
+MUTATE = cd tools && $(TESTENV) go run ./mutate -skip '$(LONG)'
+
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -55,10 +60,11 @@ test-e2e:
 	cd e2e && $(TESTENV) go test -race -timeout 30m -count 1 ./...
 
 check: ## Run what tells most in a minute: no browser, no searches, no race detector
-	$(TESTENV) go test -timeout 10m -skip '^($(SEARCHES)|TestEveryAnswerIsTheRightSellersOrAnError|TestAHundredReloadsUnderFaultsLeaveNothingBehind)$$' ./...
+	$(TESTENV) go test -timeout 10m -skip '$(LONG)' ./...
 
-soak: e2e/node_modules/.installed ## Search FOR=1h, in parts that go on where they stopped: interleavings, requests, kills, faults, fuzzing, mutants (ONLY=pattern)
+soak: e2e/node_modules/.installed ## Search FOR=1h: interleavings, requests, kills, faults, fuzzing (ONLY=pattern), then try mutants for MUTATE_FOR=15m; the next soak continues
 	cd tools && $(TESTENV) go run ./soak -for '$(or $(FOR),1h)' -only '$(ONLY)'
+	$(if $(ONLY),,$(MUTATE) -package ./... -for $(or $(MUTATE_FOR),15m))
 
 build: caddy ## Build ./caddy: Caddy with this plugin
 
@@ -73,6 +79,7 @@ lint: ## Run the linters and check formatting and go.mod
 	$(TOOL) golangci-lint run
 	cd e2e && $(TOOL) golangci-lint run --config ../.golangci.yml
 	cd bench && $(TOOL) golangci-lint run --config ../.golangci.yml
+	cd tools && $(TOOL) golangci-lint run --config ../.golangci.yml
 
 fmt: ## Format the code
 	$(TOOL) golangci-lint fmt
@@ -86,11 +93,13 @@ microbench:
 	go test -run '^$$' -bench . -benchmem -count 6 ./... | tee artifacts/bench.txt
 	@$(TOOL) benchstat artifacts/bench.txt
 
-docs: ## Write the table of faults to docs/reliability.md
+docs: ## Write the generated parts of docs/reliability.md: the table of faults, and the totals of make soak
 	cd e2e && go test -count 1 -run '^TestTheTableOfFaultsIsTheOneThatIsTested$$' . -docs
+	cd tools && go run ./soak -docs
 
-mutate: ## Take each guard of tools/mutate/guards away, or those that GUARDS matches, and see a test turn red
-	cd tools && $(TESTENV) go run ./mutate -run '$(GUARDS)'
+# With both, only what changed since SINCE in PACKAGE.
+mutate: ## Change each condition in PACKAGE (./oauth), or those changed since SINCE (HEAD, or HEAD~1 if all is committed), and list those no test checks
+	$(MUTATE) $(if $(PACKAGE),-package '$(PACKAGE)') $(if $(SINCE),-since '$(SINCE)') $(MUTATEFLAGS)
 
 clean: ## Remove what these targets made
 	rm -rf caddy .demo artifacts e2e/node_modules

@@ -1,23 +1,21 @@
-// Command mutate takes the guards of this repository away, one at a time, and
-// shows that a test turns red for each: a guard that no test misses is one that
-// the next change may lose.
+// Command mutate lists the conditions in this repository that no test checks.
 //
-// It changes no file: `go test -overlay` compiles the changed ones in their place.
-// It exits with 1 where a test stays green (SURVIVED), where a change does not
-// compile, and where it does not find what it changes.
+// A mutant is the code with one condition changed: a guard is removed, an if with
+// an else is inverted, or an operand of && or || is dropped. A mutant survives if
+// all tests still pass with it: no test checks that condition.
 //
-// The guards stand in guards/*.txt, each as
+// All mutants of a package are compiled into one test binary through an overlay, so
+// no file in the repository changes. Each test first runs alone without a mutant, to
+// record which mutants would change a value in it. Then each mutant runs with those
+// tests only. Results are stored in artifacts/mutate and reused until the package or
+// one of its dependencies changes.
 //
-//	= id
-//	What is taken away, in a sentence.
-//	! ./package TestThatMustTurnRed/subtest
-//	@@ package/file.go
-//	 	a line that stays
-//	-	a line that goes
-//	+	a line that comes in its place
+// exceptions.txt lists functions with survivors that are accepted, one per line:
 //
-// A change is of whole lines, with their tabs, and its old ones must be in the
-// file exactly once. A guard may need several; each begins with @@.
+//	<package folder> <Function or Type.Method> <number of survivors> <reason>
+//
+// Exit status: 1 for survivors that are not excused and for stale exceptions; 2 if
+// a package does not compile or its tests fail without a mutant.
 package main
 
 import (
@@ -25,130 +23,153 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
-	"sync"
+	"syscall"
 	"time"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
 }
 
 type options struct {
-	root, list, ids string
-	parallel        int
-	bound           time.Duration
-	checkOnly, show bool
+	root, since   string
+	patterns      []string
+	skip          *regexp.Regexp
+	slow, lasting time.Duration
+	patience      time.Duration
+	parallel      int
+	again, race   bool
+	out, log      io.Writer
 }
 
-func run(ctx context.Context) error {
-	var o options
-	flag.StringVar(&o.root, "root", "..", "the repository's folder")
-	flag.StringVar(&o.list, "list", "tools/mutate/guards", "the folder of the guards, in the repository's")
-	flag.StringVar(&o.ids, "run", "", "try only ids that match this pattern")
-	flag.IntVar(&o.parallel, "parallel", 2, "how many to try at once")
-	flag.DurationVar(&o.bound, "timeout", 3*time.Minute, "how long one test may take")
-	flag.BoolVar(&o.checkOnly, "check", false, "only see whether each guard and each test is still there")
-	flag.BoolVar(&o.show, "v", false, "show what the tests print")
-	flag.Parse()
-	root, err := filepath.Abs(o.root)
-	if err != nil {
-		return err
-	}
-	o.root = root
-	mutations, err := readList(filepath.Join(root, filepath.FromSlash(o.list)))
-	if err != nil {
-		return err
-	}
-	if faults := check(root, mutations); len(faults) > 0 {
-		return errors.Join(faults...)
-	}
-	wanted, err := regexp.Compile(o.ids)
-	if err != nil {
-		return err
-	}
-	mutations = slices.DeleteFunc(mutations, func(m mutation) bool { return !wanted.MatchString(m.id) })
-	if o.checkOnly {
-		fmt.Printf("%d guards, each in its place\n", len(mutations))
-		return nil
-	}
-	if err := o.green(ctx, mutations); err != nil {
-		return err
-	}
-	return o.tryAll(ctx, mutations)
-}
+// several is a flag that can be repeated or hold several values.
+type several []string
 
-// green runs the tests with every guard in its place: red proves nothing of one
-// that was red before.
-func (o *options) green(ctx context.Context, mutations []mutation) error {
-	tests := make(map[string][]string)
-	for _, m := range mutations {
-		tests[m.pkg] = append(tests[m.pkg], m.test)
-	}
-	for pkg, names := range tests {
-		r, err := goTest(ctx, o.root, pkg, pattern(names...), nil, 10*time.Minute)
-		if err != nil {
-			return err
-		}
-		if len(r.failed) > 0 || !r.built {
-			return fmt.Errorf("%s\n%s: not green with every guard in its place", r.output, pkg)
-		}
-		for _, m := range mutations {
-			if m.pkg == pkg && !r.passed[m.event()] {
-				return fmt.Errorf("%s: %s: %s has no test %s", m.place, m.id, pkg, m.test)
-			}
-		}
-	}
+func (s *several) String() string { return strings.Join(*s, " ") }
+
+func (s *several) Set(value string) error {
+	*s = append(*s, strings.Fields(value)...)
 	return nil
 }
 
-// tryAll tries the mutations and prints a line for each.
-func (o *options) tryAll(ctx context.Context, mutations []mutation) error {
-	began, width := time.Now(), 0
-	for _, m := range mutations {
-		width = max(width, len(m.id))
+func run(ctx context.Context, args []string, out, log io.Writer) (status int) {
+	o := options{out: out, log: log}
+	flags := flag.NewFlagSet("mutate", flag.ContinueOnError)
+	flags.SetOutput(log)
+	flags.StringVar(&o.root, "root", "..", "folder of the module to examine")
+	flags.Var((*several)(&o.patterns), "package", "package `patterns` such as ./oauth or ./...; default: the packages that changed")
+	flags.StringVar(&o.since, "since", "", "only conditions whose lines changed since this git `revision`;\ndefault without -package: HEAD if there are uncommitted changes, otherwise HEAD~1")
+	skip := flags.String("skip", "", "leave out tests whose name matches this `pattern`")
+	flags.DurationVar(&o.slow, "slow", 10*time.Second, "leave out tests that take longer, unless no other test could find the mutant")
+	flags.DurationVar(&o.lasting, "for", 0, "stop after this time; the next run continues")
+	flags.DurationVar(&o.patience, "patience", 10*time.Second, "time limit of a run, in addition to five times its duration without a mutant")
+	flags.IntVar(&o.parallel, "parallel", 2, "how many test processes run at once")
+	flags.BoolVar(&o.again, "again", false, "try all mutants again, even if their results are stored")
+	flags.BoolVar(&o.race, "race", false, "use the race detector")
+	if err := flags.Parse(args); err != nil {
+		return 2
 	}
-	var (
-		mu     sync.Mutex
-		bad    []string
-		works  sync.WaitGroup
-		places = make(chan struct{}, max(1, o.parallel))
-	)
-	for i := range mutations {
-		m := &mutations[i]
-		places <- struct{}{}
-		works.Go(func() {
-			defer func() { <-places }()
-			r, err := m.try(ctx, o.root, o.bound)
-			mu.Lock()
-			defer mu.Unlock()
-			what := "red: " + m.test
-			if err != nil {
-				what = fmt.Sprintf("%v: %s %s", err, m.pkg, m.test)
-				bad = append(bad, m.id)
-			}
-			fmt.Printf("%-*s  %5.1fs  %s\n%*s          %s\n", width, m.id, r.took.Seconds(), m.guard, width, "", what)
-			if o.show || err != nil && !r.built {
-				fmt.Println(r.output)
-			}
-		})
+	if flags.NArg() > 0 {
+		fmt.Fprintf(log, "unexpected argument %s\n", flags.Arg(0))
+		return 2
 	}
-	works.Wait()
-	fmt.Printf("\n%d guards in %s", len(mutations), time.Since(began).Round(time.Second))
-	if len(bad) == 0 {
-		fmt.Println(": a test turns red without each")
-		return nil
+	faults, err := o.prepare(ctx, *skip)
+	switch {
+	case err != nil:
+		fmt.Fprintln(log, err)
+		return 2
+	case faults > 0:
+		return 1
 	}
-	fmt.Println()
-	return fmt.Errorf("%d of %d are not shown to be needed: %s", len(bad), len(mutations), strings.Join(bad, " "))
+	return 0
+}
+
+// prepare completes the options and examines the packages.
+func (o *options) prepare(ctx context.Context, skip string) (faults int, err error) {
+	if o.root, err = filepath.Abs(o.root); err != nil {
+		return 0, err
+	}
+	if skip != "" {
+		if o.skip, err = regexp.Compile(skip); err != nil {
+			return 0, err
+		}
+	}
+	if len(o.patterns) == 0 && o.since == "" {
+		if o.since, err = lastChange(ctx, o.root); err != nil {
+			return 0, err
+		}
+	}
+	m, err := loadModule(o.root)
+	if err != nil {
+		return 0, err
+	}
+	return o.all(ctx, m)
+}
+
+// all examines the selected packages one after the other. It continues with the next
+// one if a package cannot be examined.
+func (o *options) all(ctx context.Context, m *module) (faults int, err error) {
+	exceptions, err := readExceptions(filepath.Join(o.root, "tools", "mutate", "exceptions.txt"))
+	if err != nil {
+		return 0, err
+	}
+	var changed changes
+	if o.since != "" {
+		if changed, err = changedSince(ctx, o.root, o.since); err != nil {
+			return 0, err
+		}
+		fmt.Fprintf(o.log, "Conditions that changed since %s\n", o.since)
+	}
+	patterns := o.patterns
+	if len(patterns) == 0 {
+		patterns = []string{"./..."}
+	}
+	packages, err := m.selected(patterns)
+	if err != nil {
+		return 0, err
+	}
+	scratch, err := os.MkdirTemp("", "mutate-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = os.RemoveAll(scratch) }()
+	e := &examination{options: o, module: m, changed: changed, exceptions: exceptions, scratch: scratch}
+	if o.lasting > 0 {
+		e.until = time.Now().Add(o.lasting)
+	}
+	var failed []error
+	var left []string
+	for _, p := range packages {
+		r, err := e.examine(ctx, p)
+		if ctx.Err() != nil {
+			return faults, errors.New("interrupted: the next run continues")
+		}
+		if err != nil && !errors.Is(err, errTime) {
+			failed = append(failed, fmt.Errorf("%s: %w", p.folder, err))
+			fmt.Fprintf(o.log, "%s: %v\n", p.folder, err)
+			continue
+		}
+		if r != nil {
+			faults += r.write(o.out)
+		}
+		if err != nil {
+			left = append(left, p.folder)
+		}
+	}
+	if len(left) > 0 {
+		fmt.Fprintf(o.log, "stopped after %s: the next run continues with %s\n", o.lasting, strings.Join(left, " "))
+	}
+	if len(failed) > 0 {
+		return faults, fmt.Errorf("%d of %d packages could not be examined, see above", len(failed), len(packages))
+	}
+	return faults, nil
 }

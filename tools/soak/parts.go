@@ -58,10 +58,6 @@ var searches = []part{
 		name: "an hour of faults", folder: ".", runs: 10,
 		args: test("-run", "^TestAnHourOfFaultsLeavesNothingBehind$", "./tokensource/"),
 	},
-	{
-		name: "mutants", folder: "tools", runs: 20,
-		args: []string{"run", "./mutate", "-package", "./...", "-for", "15m"},
-	},
 }
 
 // fuzzRuns is how many runs each fuzz target is worth in a soak; fuzzTime is how
