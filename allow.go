@@ -71,8 +71,8 @@ func matches(pattern, canonical string) bool {
 }
 
 // allowed makes the request's path canonical, if there is an allow list, and
-// reports whether the list admits it. What is matched is what goes on: no server
-// behind is left anything to read in another way.
+// reports whether the list admits it. The path that was matched is the one that is
+// forwarded, so that no server behind can read it differently.
 func (e *Egress) allowed(r *http.Request) bool {
 	if len(e.Allow) == 0 {
 		return true
@@ -87,8 +87,9 @@ func (e *Egress) allowed(r *http.Request) bool {
 
 // canonicalPath returns the one plain form of a path: decoded, without dot
 // segments and doubled slashes. It reports false for a path that servers read in
-// different ways: with an encoded slash, backslash or percent sign, a semicolon,
-// a control character, a sign that folds to one of these, or what is no UTF-8.
+// different ways: one with an encoded slash, dot, backslash or percent sign, a
+// semicolon, a control character, a character that folds to one of these, or
+// invalid UTF-8.
 func canonicalPath(u *url.URL) (string, bool) {
 	decoded := u.Path
 	if !strings.HasPrefix(decoded, "/") || !utf8.ValidString(decoded) || strings.ContainsAny(decoded, `\;%?#`) ||
@@ -112,9 +113,9 @@ func canonicalPath(u *url.URL) (string, bool) {
 	return canonical, true
 }
 
-// ambiguous reports whether a character is invisible, or outside of ASCII one
-// that is no letter or number: among those are slashes and dots of other widths,
-// which some servers fold to plain ones.
+// ambiguous reports whether a character is invisible, or is outside ASCII and not a
+// letter, mark or number. Among those are full-width slashes and dots, which some
+// servers fold to ASCII.
 func ambiguous(c rune) bool {
 	if c < utf8.RuneSelf {
 		return !unicode.IsPrint(c)

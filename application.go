@@ -236,7 +236,7 @@ func resolve(place, text string) (string, error) {
 		return "", fmt.Errorf("%s: %s is empty or unknown where Caddy runs: set it there", place, text)
 	}
 	if err != nil || value == "" {
-		// The text may be a secret with braces in it: not a part of it is shown.
+		// The text may be a secret that contains braces, so the error quotes none of it.
 		return "", fmt.Errorf("%s: a placeholder in it is empty or unknown; write a literal brace as \\{", place)
 	}
 	return value, nil

@@ -16,8 +16,8 @@ import (
 func init() {
 	httpcaddyfile.RegisterGlobalOption(appName, parseGlobal)
 	httpcaddyfile.RegisterHandlerDirective(appName, parseHandler)
-	// After basic_auth and forward_auth, which tell who the seller is, and before
-	// handle, so that one directive serves a whole site.
+	// After basic_auth and forward_auth, which identify the seller, and before handle, so that
+	// one directive covers a whole site.
 	httpcaddyfile.RegisterDirectiveOrder(appName, httpcaddyfile.After, "request_header")
 }
 
@@ -383,6 +383,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
+	// Without egress, clients and allow would be ignored and protect nothing.
 	if egressOnly != "" && h.Egress == nil {
 		return d.Errf("%s is for egress: write egress too, or remove it", egressOnly)
 	}

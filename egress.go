@@ -121,6 +121,8 @@ func (e *Egress) admits(remote string) bool {
 	if err != nil {
 		return false
 	}
+	// A dual-stack listener reports IPv4 peers as ::ffff:a.b.c.d, and netip prefixes contain no
+	// address that has a zone.
 	return e.contains(peer.Addr().Unmap().WithZone(""))
 }
 
@@ -147,7 +149,7 @@ func reachesOAuth(u *url.URL) bool {
 		}
 		path = decoded
 	}
-	return true // nobody writes that by accident
+	return true // still encoded after so many rounds: no client does that by accident
 }
 
 // maxDecodings is how often a path may be percent-encoded over.

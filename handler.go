@@ -255,9 +255,9 @@ func (h *Handler) serveConnect(w http.ResponseWriter, r *http.Request, seller st
 	}
 	switch page {
 	case connect.PageConnect, connect.PageCallback, connect.PageLink:
-		// The address of the callback holds the code, that of a link what whoever
-		// reads the access log could use before the seller does, and the Location
-		// that the connect page answers with holds the state.
+		// These stay out of the access log. The callback's address holds the code. A
+		// link's address could be used by a reader of the log before the seller. The
+		// connect page's Location holds the state.
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	case connect.PageFinish, connect.PageConfirm, connect.PageDisconnect:
 	}
@@ -289,9 +289,9 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, seller *string) 
 		*seller = named
 		return token, nil
 	}
-	// Whether the session is over is for the store to say: without a token
-	// nothing tells, and memory may lag behind a connection that another
-	// instance has just made.
+	// Only the store decides whether the session is over. Without a token the
+	// connection is unknown here, and memory may lag behind a connection that
+	// another instance has just made.
 	stands, lookup := h.app.source.Connection(r.Context(), h.Application, named)
 	switch {
 	case lookup != nil && !mendable(lookup):
@@ -317,8 +317,10 @@ var (
 	errLags = &tokensource.Error{Status: tokensource.Connected, Reason: tokensource.ReasonStore}
 )
 
-// passes reports whether a request goes on without a token. Where none is
-// injected it is enough to know who the seller is.
+// passes reports whether a request is passed on without a token. If a token would be
+// injected, a temporary failure is no reason for that: the app would treat a connected
+// seller as one who is not connected. If nothing is injected, knowing the seller is
+// enough.
 func (h *Handler) passes(seller string, err error) bool {
 	if h.Unconnected != unconnectedPass {
 		return false

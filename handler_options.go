@@ -34,6 +34,7 @@ func (h *Handler) setDefaults() {
 		h.Inject.Scheme = "Bearer"
 	}
 	if h.injects() {
+		// Headers are maps: a name in any other form would miss the client's own copy.
 		h.Inject.Header = http.CanonicalHeaderKey(h.Inject.Header)
 	}
 	if h.Unconnected == "" {

@@ -37,8 +37,8 @@ func strip(r *http.Request, name string, changed []field) []field {
 	return changed
 }
 
-// hasSpellings reports whether a name has other spellings than by case. That
-// one net/http folds: every name that it reads is canonical.
+// hasSpellings reports whether a name has spellings that differ by more than case.
+// Case needs no check: net/http reads every name in canonical form.
 func hasSpellings(name string) bool {
 	for i := range len(name) {
 		if folded(name[i]) == '-' {
@@ -196,6 +196,7 @@ func isAccessToken(key string) bool {
 			key = decoded
 		}
 	}
+	// PHP and others read access_token[] as a list of that name.
 	key, _, _ = strings.Cut(key, "[")
 	return sameName(strings.Trim(key, " \t\r\n\x00"), "access_token")
 }

@@ -15,11 +15,11 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
 )
 
-// pass hands a request to the next handler, with the token where there is one,
-// and never with the client's own. When the next handler returns, the request's
-// header is as it was, so that log_append and outer handlers see nothing of the
-// token. After an error what was stripped stays away as well: handle_errors comes
-// next, and may have an upstream of its own.
+// pass hands a request to the next handler, with the token if there is one, and
+// never with the client's own. When the next handler returns, the request's header
+// is restored, so that log_append and outer handlers do not see the token. After an
+// error the stripped headers stay removed: handle_errors runs next, and may have an
+// upstream of its own.
 func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, seller string, token *tokensource.Token) (err error) {
 	p := &passage{handler: h, next: next, request: r, token: token, told: placeholders{h.Application, seller, token}}
 	p.ResponseWriter = w
@@ -31,7 +31,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	}
 	if cookies, ok := r.Header["Cookie"]; ok {
 		changed = append(changed, field{"Cookie", cookies})
-		h.flow.StripCookies(r.Header) // also where there is no flow: another handler's session is no app's business
+		h.flow.StripCookies(r.Header) // also without a flow: an app must not see another handler's session
 	}
 	defer func() {
 		if err == nil {
@@ -59,8 +59,8 @@ type passage struct {
 	request *http.Request
 	token   *tokensource.Token
 
-	// told is what the placeholders are, until a handler further in tells of another
-	// seller: it must not be acted upon.
+	// told holds the placeholders' values. An inner mercadopago handler may overwrite
+	// them with another seller's, so no decision may be based on them.
 	told placeholders
 
 	// hold is set while a 401 is to be held back.
@@ -81,6 +81,7 @@ func (p *passage) attempt() error {
 	// Never a slice that something else holds: later handlers edit in place.
 	p.request.Header[p.handler.Inject.Header] = p.header[:1:1]
 	err := p.next.ServeHTTP(p, p.request)
+	// net/http writes the header itself when the handlers did not.
 	if err == nil && !p.wroteHeader && p.held == nil {
 		p.keepPrivate()
 	}
@@ -148,7 +149,7 @@ func (p *passage) egress() error {
 	return p.attempt()
 }
 
-// maxHeld bounds the body of a 401 that is held back; a longer one goes on.
+// maxHeld bounds the body of a 401 that is held back; a longer one is passed through.
 const maxHeld = 64 << 10
 
 // Header implements http.ResponseWriter.
@@ -281,11 +282,11 @@ func (again *replay) restore(p *passage) {
 }
 
 // ownVars gives a request its own copy of Caddy's variables. The first attempt may
-// have left a dial behind, if another connection was free before it was done; that
-// reads the old ones when it gets there, while a proxy writes them once more.
+// still be dialling in the background, if another connection became free first. It
+// will read the old variables, while the proxy writes them for the second attempt.
 func ownVars(r *http.Request) {
 	vars := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	// In place, for {vars.*} reads those of this request.
+	// In place: Caddy's replacer reads {vars.*} from this very request.
 	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, maps.Clone(vars)))
 }
 
@@ -365,8 +366,8 @@ func (k *keptHeader) restore(header http.Header) {
 	}
 }
 
-// routeGroups returns Caddy's note of which `handle` groups a request has been
-// through. A second attempt would otherwise pass them by.
+// routeGroups returns Caddy's record of the `handle` groups that a request has been
+// through. If it were not restored, a second attempt would skip those groups.
 func routeGroups(r *http.Request) map[string]struct{} {
 	groups, _ := r.Context().Value(caddy.CtxKey("route_group")).(map[string]struct{})
 	return groups

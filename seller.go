@@ -118,9 +118,9 @@ type placeholders struct {
 
 const placeholderPrefix = "http." + appName
 
-// tell gives the placeholders of a request these values. Of several handlers on its
-// way the innermost, which runs last, is told of. A variable of the request says where
-// they are: to find out by the replacer is a long way.
+// tell sets a request's placeholders to these values. Of several mercadopago handlers
+// the innermost, which runs last, wins: the placeholders describe the token that is
+// sent. A variable of the request holds them: to look them up in the replacer is slow.
 func (p *placeholders) tell(r *http.Request) {
 	vars := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if told, ok := vars[placeholderPrefix].(*placeholders); ok {

@@ -214,6 +214,7 @@ func (h *Handler) follow(ctx context.Context, d *delivery) error {
 		if err := h.app.source.Deauthorized(ctx, h.Application, n.userID, n.live); err != nil {
 			return err
 		}
+		// Only now: a notification that failed must be processed when it is sent again.
 		h.Webhook.seen.done(d.signed)
 	case "application.authorized":
 		// The tokens come by the connect flow; this is for the operator.

@@ -59,7 +59,7 @@ func (t *turn) endConnection(c *tokenstore.Connection) {
 		return
 	}
 	if form.Get("seen") != c.ID {
-		// Another account was connected since the page was shown: ask about that.
+		// Another account was connected since the page was shown, so that one is shown first.
 		t.redirect(t.f.pagePath(PageDisconnect))
 		return
 	}

@@ -209,7 +209,7 @@ func (t *turn) confirm() {
 		t.f.log.Info("the seller kept things as they were", t.f.fields(s.seller, zap.Int64("user_id", a.consent.Account.UserID))...)
 		t.redirect(t.f.attemptPath(PageFinish, id))
 	case form.Get("decision") != "connect" || form.Get("seen") != s.seen:
-		// Something changed since the question was shown: it is another one now.
+		// The connection changed since the question was shown, so a new question is asked.
 		t.redirect(t.f.attemptPath(PageConfirm, id))
 	default:
 		t.makeConnection(a, id, s)

@@ -151,7 +151,7 @@ func New(c Config) (*Flow, error) {
 }
 
 // takeOrigin reads the public address from redirect_uri. Host and X-Forwarded-*
-// are what a request says, and a request may lie.
+// come from the client and may be forged.
 func (f *Flow) takeOrigin(redirectURI string) (*url.URL, error) {
 	u, err := url.Parse(redirectURI)
 	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" {
@@ -289,9 +289,9 @@ func (t *turn) readQuery() bool {
 	return false
 }
 
-// elsewhere sends the browser to redirect_uri's host first when it asks on
-// another one: the attempt's cookie must live where the callback arrives. A
-// proxy in front may rewrite Host, so once is enough.
+// elsewhere redirects a browser that uses another host to redirect_uri's: the
+// attempt's cookie must live where the callback arrives. It does so once: if a proxy
+// in front rewrites Host, the browser would otherwise be redirected forever.
 func (t *turn) elsewhere() bool {
 	if t.page == PageCallback || t.r.Method == http.MethodPost || t.query.Has(hopParam) || normalHost(t.r.Host, t.f.secure) == t.f.host {
 		return false
@@ -413,7 +413,7 @@ func (t *turn) currentAccount() *account {
 func (t *turn) redirect(address string) {
 	h := t.w.Header()
 	h.Set("Cache-Control", "no-store")
-	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Referrer-Policy", "no-referrer") // the provider must not see where the seller came from
 	h.Set("Location", address)
 	t.w.WriteHeader(http.StatusSeeOther)
 }

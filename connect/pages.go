@@ -177,6 +177,7 @@ func render(w http.ResponseWriter, r *http.Request, status int, p page) {
 	h.Set("Content-Length", strconv.Itoa(body.Len()))
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	// Not no-referrer: browsers would then send Origin: null with a form, which foreign refuses.
 	h.Set("Referrer-Policy", "same-origin")
 	if p.Private {
 		h.Set("Referrer-Policy", "no-referrer")

@@ -61,7 +61,7 @@ func (f *Flow) returnPathAllowed(u *url.URL) bool {
 			return false
 		}
 	}
-	// A flow that comes back to its own start would go round for ever.
+	// A flow that returns to its own start would loop forever.
 	if _, ours := f.Match((&url.URL{Path: u.Path}).EscapedPath()); ours {
 		return false
 	}

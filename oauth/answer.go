@@ -192,6 +192,7 @@ func (r reply) tokenError(words *redactor) *Error {
 		// status than 4xx an OAuth error is no verdict.
 		return failure
 	}
+	// Only a code that is documented, in exactly this spelling, is a verdict on a grant.
 	outcome, known := verdicts[said]
 	switch {
 	case known:

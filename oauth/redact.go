@@ -58,7 +58,7 @@ func (r *redactor) redact(text string) string {
 		}
 		return masked
 	})
-	// Cut last: half a secret would not be known for one.
+	// Cut last: half a secret would not be recognized.
 	return truncate(strings.TrimSpace(text), maxDescription)
 }
 

@@ -48,9 +48,9 @@ func (c *Client) ClientCredentials(ctx context.Context) (Answer, error) {
 	return c.token(ctx, map[string]string{"grant_type": "client_credentials"})
 }
 
-// token posts a grant, with the next client secret where the provider refused
-// one as such: invalid_client is told before anything is done, so this is no
-// repetition. The secrets among the fields are for the redactor.
+// token posts a grant. If the provider rejects the client secret it tries the next
+// one: invalid_client proves that nothing was done, so this repeats no grant. The
+// secrets among the fields are for the redactor.
 func (c *Client) token(ctx context.Context, fields map[string]string, secrets ...secret.Secret) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
@@ -77,7 +77,7 @@ func (c *Client) token(ctx context.Context, fields map[string]string, secrets ..
 func (c *Client) post(ctx context.Context, fields map[string]string, words *redactor) (Answer, *Error) {
 	contentType, content := c.encode(fields)
 	body := c.newBody(ctx, content)
-	// A reader of no kind that net/http knows: the request gets no GetBody.
+	// net/http does not know the type of this reader, so the request gets no GetBody.
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.config.Provider.API+"/oauth/token", body)
 	if err != nil {
 		return Answer{}, &Error{Outcome: Refused, Code: codeNotSent, Description: "the api endpoint is not a URL"}

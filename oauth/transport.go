@@ -83,8 +83,8 @@ func (b *onceBody) Read(p []byte) (int, error) {
 // Close does nothing: there is nothing to free.
 func (b *onceBody) Close() error { return nil }
 
-// withhold reports whether nothing of the body was taken, and sees to it that
-// nothing will be: a transport may still be at it when its error is back here.
+// withhold reports whether no byte of the body was read, and makes sure that none is
+// read later: a transport may still be sending after it returned its error.
 func (b *onceBody) withhold() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -81,7 +81,9 @@ func (a *account) unlock() {
 	a.mu.Unlock()
 }
 
-// over reports whether nothing goes on.
+// over reports whether nothing is in progress or held back. unlock may then drop the
+// unrest: dropped earlier, a second flight could begin beside the first, or a failure
+// would be retried at once.
 func (u *unrest) over() bool {
 	return u == nil || u.flight == nil && u.setback.over() && u.forcing == 0 && len(u.sightings) == 0 && len(u.unsent) == 0
 }
@@ -115,9 +117,9 @@ type side struct {
 	sellers *dormant
 	// number is the side's own.
 	number int
-	// dormant is where the accounts are packed that have dormant sellers. restless are
-	// those of them about which something goes on, for nobody else may hold them; nil
-	// where there are none.
+	// dormant is where the accounts are packed that have dormant sellers. restless holds
+	// those of them with a flight or a failure to remember: accounts is weak, and nobody
+	// else may hold them. It is nil where there are none.
 	dormant  map[int64]place
 	restless map[int64]*account
 }
@@ -237,6 +239,8 @@ func (a *account) sight(state *tokenstore.Account, now time.Time) {
 	seen := make(map[string]sighting, len(state.Intents))
 	for _, i := range state.Intents {
 		s, ok := u.sightings[i.Nonce]
+		// A clock that was set back leaves sightings in the future. They would hold the
+		// account back until then.
 		if !ok || !sameIntent(s.intent, i) || s.at.After(now) {
 			s = sighting{intent: i, at: now}
 		}
@@ -255,7 +259,7 @@ func (u *unrest) note(i tokenstore.Intent, now time.Time) {
 }
 
 // sameIntent reports whether an intent has not changed. Some stores keep times to the
-// microsecond only: one's own intent, read back, is not another for it.
+// microsecond only, so an unchanged intent that is read back may differ by less.
 func sameIntent(a, b tokenstore.Intent) bool {
 	return a.Pair == b.Pair && a.Instance == b.Instance && a.Nonce == b.Nonce && a.Attempt == b.Attempt && a.At.Sub(b.At).Abs() < time.Microsecond
 }

@@ -109,7 +109,7 @@ func (w *awake) all() iter.Seq[*snapshot] {
 	}
 }
 
-// evict forgets so many sellers, each the one of some who was not read for longest.
+// evict removes n sellers, each the least recently read of a small random sample.
 func (w *awake) evict(n int) {
 	for ; n > 0 && w.sellers > 0; n-- {
 		table := *w.table.Load()

@@ -210,14 +210,14 @@ func (a *applicationState) refreshed(now time.Time) {
 	defer a.mu.Unlock()
 	a.count(now, 1, 0)
 	if a.suspicious && now.Before(a.stopped) {
-		return // it was under way before all was stopped
+		return // it was under way when refreshes were stopped: it proves nothing about now
 	}
 	a.suspicious = false
 	a.breaker.clear()
 }
 
-// accepted notes a request that shows that the application is what it should
-// be, and says nothing about refreshes.
+// accepted notes a request that proves that the application's credentials work. It
+// proves nothing about refreshes, so it ends no suspicion.
 func (a *applicationState) accepted() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

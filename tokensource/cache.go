@@ -85,16 +85,16 @@ func (s *snapshot) fresh(now time.Time) bool {
 	return s.believed(now) && s.known == s.account.known.Load()
 }
 
-// recheck reports whether the seller is to be read again. Whoever is told so does it,
-// and calls rechecked.
+// recheck reports whether the seller must be read again. The one caller that gets
+// true must do it, and then call rechecked.
 func (s *snapshot) recheck(now time.Time) bool {
 	after := s.recheckAfter.Load()
 	return after&rechecking == 0 && momentOf(now) >= s.validatedAt.after(span(after)) &&
 		s.recheckAfter.CompareAndSwap(after, after|rechecking)
 }
 
-// idle reports whether nobody asked for the seller in a while: it would have been
-// read again.
+// idle reports whether nobody asked for the seller for a while: a request would have
+// had it read again or, while the store cannot be read, would have extended validFor.
 func (s *snapshot) idle(m moment) bool { return m >= s.validatedAt.after(s.validFor).add(idleAfter) }
 
 func (s *snapshot) rechecked() { s.recheckAfter.And(^uint32(rechecking)) }
@@ -119,6 +119,7 @@ func (a *account) snapshot(k key, connection string, app *application, now time.
 // again is the snapshot with what its account knows now, read no later.
 func (s *snapshot) again(app *application, now time.Time) *snapshot {
 	next := &snapshot{Token: s.Token, validatedAt: s.validatedAt, validFor: s.validFor}
+	// rechecked clears the flag of the old snapshot only: copied, it would stay set.
 	next.recheckAfter.Store(s.recheckAfter.Load() &^ rechecking)
 	next.look(app, now)
 	return next

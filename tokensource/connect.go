@@ -35,14 +35,15 @@ var (
 )
 
 // Exchange exchanges a code, once, and saves the pair to its account at once, as
-// the account's next authorization. It goes on when the caller leaves. The error
-// is an [*oauth.Error] where the provider refused, else an [*Error].
+// the account's next authorization. It continues when the caller leaves: the code is
+// burnt by then. The error is an [*oauth.Error] where the provider refused, else an
+// [*Error].
 func (s *Source) Exchange(ctx context.Context, application, code string, verifier secret.Secret) (Consent, error) {
 	c, app, err := s.serving(application)
 	if err != nil {
 		return Consent{}, err
 	}
-	// A code is worth one try: what can be known to fail is known before.
+	// A code can be sent once, so everything that may fail first is checked first.
 	o, err := c.open(ctx)
 	if err != nil {
 		return Consent{}, storeError(err)
@@ -73,7 +74,7 @@ type exchanged struct {
 	err     error
 }
 
-// mayExchange holds exchanges to their own rate.
+// mayExchange limits exchanges apart from renewals, which made-up codes must not slow.
 func (a *application) mayExchange(now time.Time) error {
 	if err := a.state.breaker.check(now); err != nil {
 		return err
@@ -148,15 +149,15 @@ func (s *Source) exchangeCode(ctx context.Context, app *application, code string
 		refusal = &oauth.Error{Outcome: oauth.Unknown, Code: "unreadable", Description: err.Error()}
 	}
 	if refusal.Code == "invalid_client" {
-		// The one fault that says the same of renewals.
+		// Of all faults only this one means that renewals fail too.
 		_ = s.applicationFault(app, refusal)
 	}
 	app.state.exchangeEnded(s.now(), refusal)
 	return answer, refusal
 }
 
-// exchangeEnded opens the breaker of exchanges when the provider asks for it or
-// does not answer. A refused code says nothing: strangers can make them up.
+// exchangeEnded opens the breaker of exchanges when the provider asks for a pause or
+// does not answer. A refused code does not count: strangers can make codes up.
 func (a *applicationState) exchangeEnded(now time.Time, refusal *oauth.Error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -172,9 +173,9 @@ func (a *applicationState) exchangeEnded(now time.Time, refusal *oauth.Error) {
 	}
 }
 
-// identify finds out whose pair it is: by the answer, by /users/me where the
-// answer does not say, and by the number that ends both tokens where nobody
-// else does. A pair that is nobody's is saved to nobody.
+// identify finds out which account a pair belongs to: from the answer, else from
+// /users/me, else from the user ID at the end of both tokens. A pair whose account
+// stays unknown is not saved.
 func (s *Source) identify(ctx context.Context, app *application, answer oauth.Answer) (tokenstore.AccountID, oauth.User, error) {
 	id := tokenstore.AccountID{ClientID: app.clientID, UserID: answer.UserID, Live: answer.LiveMode == nil || *answer.LiveMode}
 	if id.UserID > 0 {
@@ -199,7 +200,7 @@ func trailing(token secret.Secret) int64 {
 	digits := text[strings.LastIndexByte(text, '-')+1:]
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || strconv.FormatInt(n, 10) != digits {
-		return 0 // a number that is written in another way is no user id
+		return 0 // a user ID has one spelling: not +7, not 007
 	}
 	return n
 }
@@ -238,8 +239,8 @@ func (s *Source) saveConsent(ctx context.Context, o *opened, app *application, i
 	return l.pair, nil
 }
 
-// disown deletes a pair that turned out to be another account's than it said:
-// the sellers of the account that it was saved to must not act with it.
+// disown deletes a pair that belongs to another account than its answer named: the
+// sellers of the account that it was saved to must not use it.
 func (s *Source) disown(ctx context.Context, o *opened, app *application, id tokenstore.AccountID, pair tokenstore.Pair) error {
 	a := s.realm.account(id)
 	s.observe(Event{Name: EventAlarm, Application: app.Name, Account: id, Pair: pair.PairID, Reason: ReasonProvider, Err: errOtherAccount})
@@ -298,8 +299,8 @@ func (s *Source) connect(ctx context.Context, app *application, seller string, c
 		CreatedAt:     wall(s.now()),
 	}
 	if again && old.Account != next.Account {
-		// Instances that use the other store already would go on with the account
-		// that the seller has there.
+		// Instances that already use the other store would keep using the account that
+		// the seller has there.
 		state, err := o.store.Account(ctx, old.Account)
 		if err != nil {
 			return next, fmt.Errorf("reading account %s: %w", old.Account, err)
@@ -322,9 +323,9 @@ func (s *Source) connect(ctx context.Context, app *application, seller string, c
 	return next, nil
 }
 
-// point writes the pointer, and then looks whether a disconnect was deciding, at
-// the same time, that nobody points to the account. Of the two, one sees the
-// other.
+// point writes the pointer, and then checks whether a disconnect was deciding at the
+// same time that nobody points to the account. The disconnect writes its mark before
+// it looks for pointers, so at least one of the two sees the other.
 func (s *Source) point(ctx context.Context, o *opened, app *application, next, old tokenstore.Connection) error {
 	a, k := s.realm.account(next.Account), key{application: app.name, seller: next.Seller}
 	if err := s.standing(ctx, o, app, a, next); err != nil {
@@ -374,8 +375,8 @@ func (s *Source) standing(ctx context.Context, o *opened, app *application, a *a
 	return nil
 }
 
-// undo puts back what the seller had before. What has ended meanwhile cannot be
-// put back, and leaves the seller without a connection.
+// undo restores the connection that the seller had before. If that was ended
+// meanwhile it is not restored, and the seller has none.
 func (s *Source) undo(ctx context.Context, o *opened, next, old tokenstore.Connection) {
 	_ = persist(ctx, s.manager, func(ctx context.Context) error {
 		if old.ID != "" {

@@ -89,8 +89,9 @@ func notYet(err error) *Error {
 	return &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: providerRetry, Err: err}
 }
 
-// unjudged returns the highest living pair that was not asked about. Of one whose
-// access token has ended a 401 says nothing: its next refresh finds out.
+// unjudged returns the highest living pair that was not checked yet. A pair whose
+// access token has expired is skipped: a 401 would prove nothing, and its next
+// refresh finds out.
 func unjudged(state *tokenstore.Account, now time.Time, judged map[tokenstore.PairID]bool) *tokenstore.Pair {
 	for _, p := range state.Living() {
 		if !judged[p.PairID] && now.Before(p.ExpiresAt) {
@@ -100,8 +101,8 @@ func unjudged(state *tokenstore.Account, now time.Time, judged map[tokenstore.Pa
 	return nil
 }
 
-// refused asks the provider about an access token, and reports whether it says
-// plainly that it takes it no more. An error is any other answer, and none.
+// refused calls the provider with an access token, and reports whether it was rejected
+// with a plain 401. Any other failure is an error: it proves nothing about the token.
 func (s *Source) refused(ctx context.Context, app *application, pair *tokenstore.Pair) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, confirmWait)
 	defer cancel()

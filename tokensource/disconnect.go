@@ -38,8 +38,10 @@ func (s *Source) disconnect(ctx context.Context, app *application, c tokenstore.
 	if err != nil {
 		return fmt.Errorf("reading account %s: %w", a.id(), err)
 	}
+	// The connection would live on in the other store. This is checked before the
+	// connection is read: the other store may have one that is unknown here.
 	if state.Moved != nil {
-		return hasMoved() // it would go on at the other store, also where it is unknown here
+		return hasMoved()
 	}
 	current, err := o.store.Connection(ctx, app.Name, c.Seller)
 	if errors.Is(err, tokenstore.ErrNotFound) {
@@ -50,8 +52,8 @@ func (s *Source) disconnect(ctx context.Context, app *application, c tokenstore.
 		return fmt.Errorf("reading the connection: %w", err)
 	}
 	if current.ID != c.ID {
-		// Whoever replaced it may not succeed, and put it back: not without asking
-		// for its tombstone.
+		// Another connect replaced it. If that one fails, it restores this connection,
+		// unless it finds the tombstone that is written here.
 		err := o.store.DeleteConnection(ctx, c)
 		s.realm.forget(k)
 		return err
@@ -60,8 +62,8 @@ func (s *Source) disconnect(ctx context.Context, app *application, c tokenstore.
 		return errors.New("reading the connection: the store returned another one by its id")
 	}
 	mark := tokenstore.Mark{Connection: current.ID, Authorization: highest(&state, &current), At: wall(s.now())}
-	// The tombstone of the connection comes first: from here on it is gone,
-	// whatever else fails.
+	// The connection's tombstone is written first: from here on the connection is
+	// ended, whatever else fails.
 	err = o.store.DeleteConnection(ctx, current)
 	s.realm.forget(k)
 	if err != nil {
@@ -86,9 +88,9 @@ func highest(state *tokenstore.Account, c *tokenstore.Connection) uint64 {
 	return top
 }
 
-// release deletes the account's pairs unless another connection points to it.
-// The mark tells one who is just making a connection; the list tells us of one
-// that was made before. It reports whether the account is kept.
+// release deletes the account's pairs unless another connection points to it. A
+// connect that runs at the same time sees the mark; one that ran before is in the
+// list. It reports whether the account is kept.
 func (s *Source) release(ctx context.Context, o *opened, app *application, a *account, mark tokenstore.Mark) (kept bool, err error) {
 	write := func(what string, w func(context.Context) error) error {
 		if err := persist(ctx, s.manager, w); err != nil {
@@ -105,11 +107,13 @@ func (s *Source) release(ctx context.Context, o *opened, app *application, a *ac
 		return err
 	})
 	if err != nil {
-		// The mark stays: nobody can tell whether the account is in use, and the
-		// next consent is numbered above it.
+		// The mark stays: it is unknown whether the account is in use. The next consent
+		// is numbered above the mark.
 		return true, err
 	}
 	if len(left) == 0 {
+		// The tombstone keeps the account's number: copies of the pairs that arrive late
+		// are void, and the next consent is numbered above them.
 		if err := write("writing its tombstone", func(ctx context.Context) error { return o.store.PutTombstone(ctx, a.id(), mark.Authorization) }); err != nil {
 			return true, err
 		}
@@ -156,8 +160,9 @@ func (s *Source) deleteVoid(ctx context.Context, o *opened, a *account, tombston
 	return state, nil
 }
 
-// revoke tells the provider, where it wants to be told. Not before the tokens
-// are deleted here, and never where a newer consent is there: it would die too.
+// revoke ends the authorization at the provider, if the provider supports that. It is
+// called after the tokens are deleted here, and does nothing if there is a newer
+// consent: the provider would end that too.
 func (s *Source) revoke(ctx context.Context, app *application, state *tokenstore.Account, tombstone uint64) {
 	if state.ID.ClientID != app.clientID {
 		return // of an application that is not configured any more

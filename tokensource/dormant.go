@@ -235,7 +235,8 @@ func (d *dormant) setNumber(at place, which int, n uint32) {
 
 func (d *dormant) link(at place, to int, other place) { d.setNumber(at, to, uint32(other)) }
 
-// hash is of the names: a handle is another one after nobody held it for a while.
+// hash hashes the names, not the handle: [unique.Make] returns another handle once
+// nobody holds the first one.
 func (d *dormant) hash(k key) uint64 {
 	return maphash.Comparable(d.seed, [2]string{k.application.Value(), k.seller})
 }

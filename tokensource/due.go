@@ -73,7 +73,7 @@ func (r *renewer) takeDueNow(ctx context.Context, store tokenstore.Scheduler) er
 		ids, err := store.Due(sctx, clientID, now, now.Add(lease), n)
 		cancel()
 		if err != nil {
-			if ctx.Err() == nil { // otherwise another configuration asks now
+			if ctx.Err() == nil { // otherwise a reload cancelled it, and the store may be fine
 				s.troubled(app, storeError(err), taking(clientID))
 			}
 			return err

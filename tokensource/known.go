@@ -62,7 +62,7 @@ func knownOf(state *tokenstore.Account, tombstone uint64) *known {
 				b.reason = v.Reason
 			}
 			if v.Reason == ReasonDeauthorized {
-				continue // the verdict is on the access token too: it serves nobody
+				continue // the verdict covers the access token too, so it is not used either
 			}
 			b.condemned = append(b.condemned, pack(&p))
 			continue
@@ -180,8 +180,8 @@ func (k *known) top() tokenstore.PairID {
 
 // serve returns the pair whose access token is used, or nil: the highest living
 // one that is valid, else the highest valid one whose refresh token is dead. The
-// provider's verdict is on the refresh token, and no failure to renew shows
-// while an access token is valid; but one that was seen to fail is done with.
+// provider's verdict is on the refresh token, and a failure to renew must not show
+// while an access token is valid. If that access token got a 401, it is not used.
 func (k *known) serve(now time.Time, rejected tokenstore.PairID) *pair {
 	for p := range k.living {
 		if p.valid(now) {
@@ -226,8 +226,9 @@ func (k *known) needed(now time.Time, renewBefore, minValidity time.Duration, se
 	return instantOf(now) >= r.dueAt(now, renewBefore)
 }
 
-// problem says why nothing serves and nothing can be renewed. Where something
-// can be, it came from an instance whose clock is another, and has ended here.
+// problem returns why no token can be served. If a pair can be renewed, it came from
+// an instance with another clock and has only expired by this one: that is no reason
+// to reconnect.
 func (k *known) problem() *Error {
 	if k.moved {
 		return hasMoved()

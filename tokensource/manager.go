@@ -297,8 +297,8 @@ func (g *group[K, V]) do(ctx context.Context, m *Manager, bound time.Duration, k
 		g.running[k] = p
 	}
 	g.mu.Unlock()
-	// A store can hang where no deadline reaches it, in the kernel say: the work
-	// goes on hanging then, and nobody waits for it longer than for its deadline.
+	// A store can hang where no deadline reaches it, in the kernel for example. The
+	// work then keeps hanging, but callers stop waiting after its deadline.
 	wait := ctx
 	if bound > 0 {
 		var cancel context.CancelFunc

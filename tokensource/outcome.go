@@ -53,13 +53,13 @@ func (f *flight) failed(ctx context.Context, before *tokenstore.Account, pair *t
 	}
 }
 
-// passing is a failure that time mends.
+// passing returns a temporary failure: retrying later may succeed.
 func (f *flight) passing(err error, retryAfter time.Duration) error {
 	return &Error{Status: Connected, Reason: ReasonProvider, RetryAfter: retryAfter, Err: err}
 }
 
-// lost is an unknown outcome. The intent stays, and says to everyone that the
-// pair may be burnt.
+// lost handles an unknown outcome. The intent stays, so that every instance treats
+// the pair as possibly burnt.
 func (f *flight) lost(pair *tokenstore.Pair, intent tokenstore.Intent, err error) error {
 	f.account.lock().note(intent, f.source.now())
 	f.account.unlock()
@@ -132,10 +132,10 @@ func contains(state *tokenstore.Account, id tokenstore.PairID) bool {
 	return slices.ContainsFunc(state.Pairs, func(p tokenstore.Pair) bool { return p.PairID == id })
 }
 
-// awaitOthers reads the account again after a verdict. While another instance's
-// intent names the pair, and until it has been quiet for so long that its writer
-// cannot be saving a new pair any more, the verdict may only mean that the other
-// was faster.
+// awaitOthers reads the account again after a verdict. If another instance's intent
+// names the pair, the verdict may only mean that the other instance refreshed it
+// first. So it waits until that intent has not changed for so long that its writer
+// can no longer be saving a new pair.
 func (f *flight) awaitOthers(ctx context.Context, pair *tokenstore.Pair, intent tokenstore.Intent) (tokenstore.Account, error) {
 	ctx, cancel := context.WithTimeout(ctx, preparation)
 	defer cancel()
@@ -201,6 +201,7 @@ func (f *flight) retryAt(naming []tokenstore.Intent, pair *tokenstore.Pair) time
 	var until time.Time
 	for _, i := range naming {
 		since := i.At
+		// Its writer's clock is ahead: count from when the intent was seen here.
 		if since.After(now) {
 			since = f.seen(naming)
 		}
@@ -255,8 +256,8 @@ func (f *flight) seen(naming []tokenstore.Intent) time.Time {
 	return last
 }
 
-// withdraw deletes intents. One that stays in spite of it would have everyone
-// take the outcome for unknown; we remember that ours was not.
+// withdraw deletes intents. One that cannot be deleted makes other instances treat
+// the outcome as unknown; this process remembers that its outcome is known.
 func (f *flight) withdraw(ctx context.Context, intents ...tokenstore.Intent) {
 	for _, i := range intents {
 		err := f.persist(ctx, func(ctx context.Context) error { return f.store.DeleteIntent(ctx, f.account.id(), i) })

@@ -53,7 +53,8 @@ func unpackSeller(packed []byte) (s packedSeller) {
 	return s
 }
 
-// snapshot is what was packed, without what its account knows.
+// snapshot returns what was packed, without what its account knows. Its age counts
+// from when the store was read: being dormant makes it valid for no longer.
 func (p *packedSeller) snapshot(a *account) *snapshot {
 	s := &snapshot{Token: Token{
 		application: p.key.application, names: p.names, sellerEnds: uint16(len(p.key.seller)), account: a, known: nothingKnown,

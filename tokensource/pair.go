@@ -87,9 +87,9 @@ func (p *pair) life() time.Duration { return p.expiresAt.sub(p.obtainedAt) }
 // valid reports whether the access token has not ended yet.
 func (p *pair) valid(now time.Time) bool { return instantOf(now) < p.expiresAt }
 
-// lasts reports whether the access token is valid for minValidity. Of one that
-// lives so short that it never would be for long, a third of its life is enough:
-// it would otherwise be refreshed in a circle.
+// lasts reports whether the access token is valid for minValidity. For a token that
+// lives too short for that, a third of its life is enough: it would otherwise be
+// refreshed again and again.
 func (p *pair) lasts(now time.Time, minValidity time.Duration) bool {
 	left := p.expiresAt.sub(instantOf(now))
 	return left > 0 && left >= min(minValidity, p.life()/3)

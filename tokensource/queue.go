@@ -149,7 +149,8 @@ func (q *queue) put(id tokenstore.AccountID, p plan, now time.Time, horizon time
 	}
 }
 
-// meet is put for a walk: what fails keeps its time.
+// meet is like put, called by the walk; an account that is backing off keeps its
+// schedule.
 func (q *queue) meet(id tokenstore.AccountID, p plan, now time.Time, horizon time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

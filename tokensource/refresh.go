@@ -148,8 +148,8 @@ func (f *flight) fly(ctx context.Context) error {
 		return storeError(err)
 	}
 	f.store, f.keyring = o.store, o.keyring
-	// Step 2. A holder that died, or a lock that is broken, is got over in time;
-	// who has no valid token need not wait for that.
+	// Step 2. A lock whose holder died, or that is broken, delays the flight only for a
+	// while. Callers with no valid token get their answer before that.
 	locked := time.AfterFunc(lockPatience, func() { f.answer(f.passing(errLocked, providerRetry)) })
 	unlock := lockAccount(ctx, f.source.manager, f.store, f.account.id(), f.app.Client.Timeout()+lockSlack)
 	defer unlock()
@@ -169,7 +169,7 @@ func (f *flight) fly(ctx context.Context) error {
 // attempt goes once through steps 3 to 7. It returns errAgain when what it found
 // on the way is to be looked at anew.
 func (f *flight) attempt(ctx, pctx context.Context) error {
-	// Step 3.
+	// Step 3. Another instance may have refreshed the account while the lock was waited for.
 	state, err := f.read(pctx)
 	if err != nil {
 		return storeError(err)
@@ -178,19 +178,20 @@ func (f *flight) attempt(ctx, pctx context.Context) error {
 	if pair == nil {
 		return nil // another instance was faster, or nothing can be renewed
 	}
-	if state.Moved != nil { // memory may be told otherwise by a read that began before
+	if state.Moved != nil { // memory may still hold what was read before the move
 		return hasMoved()
 	}
 	f.posted = pair.PairID
 	if _, saving := f.source.manager.landing.Load(pair.Hash); saving {
-		// A consent whose number may still change: posted by this one, it would be
-		// posted again by the next.
+		// A consent that is still being saved may get another number. Refreshed under
+		// this one, its refresh token would be posted again under the next.
 		return f.passing(errSaving, providerRetry)
 	}
 	if err := f.unknown(pctx, &state, pair); err != nil {
 		return err
 	}
-	// Step 4.
+	// Step 4. The intent is written before the POST: if this process crashes, it shows
+	// that the pair may be burnt.
 	intent := tokenstore.Intent{
 		Pair:     pair.Hash,
 		Instance: f.source.manager.instance,
@@ -236,10 +237,10 @@ func (f *flight) next() *tokenstore.Pair {
 	return r.unpack()
 }
 
-// announce writes the intent, and then looks whether another instance wrote one
-// for this pair at the same time: of two that do so, each sees the other's. So it
-// is with one who moves the account to another store. It returns the account as it
-// was read last before the POST.
+// announce writes the intent, and then reads the account again: another instance may
+// have written an intent for this pair, or moved the account to another store, at
+// the same time. Of two that write before they read, at least one sees the other's
+// record. It returns the account as it was last read before the POST.
 func (f *flight) announce(ctx context.Context, state *tokenstore.Account, pair *tokenstore.Pair, intent tokenstore.Intent) (tokenstore.Account, error) {
 	if err := f.store.PutIntent(ctx, f.account.id(), intent); err != nil {
 		f.withdraw(ctx, intent) // it may have been written
@@ -259,15 +260,17 @@ func (f *flight) announce(ctx context.Context, state *tokenstore.Account, pair *
 	}
 	f.withdraw(ctx, intent)
 	if met {
-		// Both withdraw; who looks again first may go first.
+		// Both may have withdrawn. Their random pauses let one of them go first.
 		f.source.manager.sleep(ctx, 50*time.Millisecond+rand.N(500*time.Millisecond))
 	}
 	return tokenstore.Account{}, errAgain
 }
 
-// post sends the one POST. Whoever sees the intent waits for the deadline of its
-// POST, so nothing may be sent once it has passed: not by a timer, which stands
-// still while the machine sleeps, but by the wall clock, right before.
+// post sends the one POST. Instances that see the intent wait until the deadline of
+// its POST, so nothing may be sent later, and the request ends there too. The wall
+// clock is checked right before sending: timers stand still while a machine sleeps,
+// and a clock that was set back no longer shows how much time has passed. Nothing is
+// sent once the process is shutting down: the answer might not be saved.
 func (f *flight) post(ctx context.Context, pair *tokenstore.Pair, intent tokenstore.Intent) (oauth.Answer, error) {
 	if intent.Attempt > 0 {
 		f.observe(EventRenewalFailed, ReasonRetried, pair.PairID, nil)
@@ -285,8 +288,8 @@ func (f *flight) post(ctx context.Context, pair *tokenstore.Pair, intent tokenst
 func (f *flight) land(ctx context.Context, before *tokenstore.Account, pair *tokenstore.Pair, intent tokenstore.Intent, answer oauth.Answer) error {
 	id := f.account.id()
 	if !answers(answer, id) {
-		// Whose money it would be is not known: this pair serves nobody. The old
-		// one may be burnt, so that the outcome is an unknown one.
+		// These tokens may move another seller's money, so nobody uses them. The old
+		// pair may be burnt: the outcome is unknown.
 		err := errors.New("the provider answered a refresh with another account's tokens; they were thrown away")
 		f.observe(EventAlarm, ReasonProvider, pair.PairID, err)
 		return f.lost(pair, intent, err)
@@ -320,9 +323,9 @@ func (f *flight) land(ctx context.Context, before *tokenstore.Account, pair *tok
 	return nil
 }
 
-// cleanUp deletes only pairs that had been read before the POST and are lower:
-// what came since is not ours to judge. What it fails to delete the next refresh
-// finds again.
+// cleanUp deletes only pairs that were read before the POST and are lower than the
+// new one: a pair that arrived since may be alive. The next refresh finds again what
+// could not be deleted.
 func (f *flight) cleanUp(ctx context.Context, before, after *tokenstore.Account, pair *tokenstore.Pair, next tokenstore.PairID, intent tokenstore.Intent) {
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
@@ -338,10 +341,10 @@ func (f *flight) cleanUp(ctx context.Context, before, after *tokenstore.Account,
 		}
 	}
 	if err := f.store.DeletePairs(ctx, f.account.id(), lower...); err != nil {
-		return // the intent stays with the pair, and says that it may be burnt
+		return // the intent stays: it marks the pair that is left as possibly burnt
 	}
-	// An intent that names no pair any more protects nothing. One that names the
-	// pair posted is settled: that it worked shows that it was not burnt.
+	// An intent of a deleted pair protects nothing. Intents of the posted pair are
+	// settled: the refresh worked, so the pair was not burnt.
 	settled := []tokenstore.Intent{intent}
 	for _, i := range before.Intents {
 		if i.Nonce != intent.Nonce && (i.Pair == pair.Hash || !kept[i.Pair]) {

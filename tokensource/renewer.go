@@ -216,7 +216,7 @@ func (r *renewer) renew(ctx context.Context, app *application, it *item, a *acco
 	s := r.source
 	p.account = a
 	if wait := a.busy(s.manager.instance, s.now(), app.Client.Timeout()+slack); wait > 0 {
-		// Another instance is at it: its new pair is there in a moment.
+		// Another instance is renewing it; its new pair arrives in a moment.
 		p.at = s.now().Add(min(wait, slack/2+rand.N(slack/2)))
 		return p
 	}

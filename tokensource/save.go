@@ -25,8 +25,8 @@ var (
 	errNotRead = errors.New("the pair that was written could not be read back")
 )
 
-// landing saves one pair that the provider gave, and for which nothing can be
-// had again. It goes on until the pair has been read back.
+// landing saves one pair, which the provider issued once and will not issue again.
+// It retries until the pair has been read back.
 type landing struct {
 	source  *Source
 	store   tokenstore.Store
@@ -92,8 +92,8 @@ func (l *landing) try(ctx context.Context) (tokenstore.Account, error) {
 		case !l.written:
 			l.number(state.NextAuthorization())
 		case state.Tombstone >= l.pair.Authorization:
-			// Others may have refreshed the pair before the disconnect deleted it:
-			// added again, it would be posted again.
+			// Other instances may have refreshed the pair before the disconnect deleted
+			// it. If it were added again, its burnt refresh token would be posted.
 			return state, errVoid
 		case covers(&state, l.pair.PairID):
 			return state, nil
@@ -116,8 +116,9 @@ func (l *landing) try(ctx context.Context) (tokenstore.Account, error) {
 	return state, errNotRead
 }
 
-// voided deletes the pair, which a disconnect that looked earlier could not see.
-// A consent is newer than the disconnect: it is added again, above it.
+// voided deletes the pair: it was added after a disconnect had looked for pairs to
+// delete. A consent is newer than that disconnect, so it is added again, with a
+// number above the tombstone.
 func (l *landing) voided(ctx context.Context) error {
 	if err := l.store.DeletePairs(ctx, l.account.id(), l.pair.PairID); err != nil {
 		return fmt.Errorf("deleting void pair %s of account %s: %w", l.pair.PairID, l.account.id(), err)
@@ -137,18 +138,17 @@ func (l *landing) number(authorization uint64) {
 	_ = l.spill.renumber(l.pair) // the file that is there will do
 }
 
-// covers reports whether a pair, or one that came of it, is in the store:
-// another instance may have read it, refreshed it and deleted it since. A pair
-// of another consent says nothing: which of the two is alive only the provider
-// knows.
+// covers reports whether a pair, or a successor of it, is in the store: another
+// instance may have read, refreshed and deleted it since. A pair of another consent
+// proves nothing: only the provider knows which of the two is alive.
 func covers(state *tokenstore.Account, id tokenstore.PairID) bool {
 	return slices.ContainsFunc(state.Pairs, func(p tokenstore.Pair) bool {
 		return p.PairID == id || p.Authorization == id.Authorization && p.Generation > id.Generation
 	})
 }
 
-// trouble is what happens, once, when the store does not take the pair: it is
-// put where it survives the process, and the operator is told.
+// trouble handles, once, a store that does not accept the pair: it writes the pair to
+// a file, which survives the process, and raises an alarm.
 func (l *landing) trouble(cause error) {
 	l.once.Do(func() {
 		l.mu.Lock()
@@ -168,7 +168,7 @@ func (l *landing) trouble(cause error) {
 	})
 }
 
-// renew keeps others from taking the outcome of the POST for lost.
+// renew keeps other instances from treating the outcome of the POST as unknown.
 func (l *landing) renew(ctx context.Context) {
 	if l.intent == nil {
 		return

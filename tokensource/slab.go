@@ -15,8 +15,8 @@ const (
 // whatever is in it costs a collection of garbage nothing. What is dropped is
 // overwritten, and makes room for texts of its size.
 type slab struct {
-	// chunks are pointed to because fmt prints what a struct holds, and prints this as
-	// addresses: there are tokens in it.
+	// chunks are pointers because they contain tokens: of a struct's fields fmt prints
+	// arrays with their contents, and pointers as addresses.
 	chunks []*[slabUnits * slabUnit]byte
 	// used are the units of the last chunk that were in use.
 	used int

@@ -254,8 +254,9 @@ func (s *Source) open(ctx context.Context) (*opened, error) {
 	})
 }
 
-// isNobody reports whether no seller can have that name. Memory notes the length
-// of a name in 16 bits; those that a request or a page may tell are far shorter.
+// isNobody reports whether no seller can have that name. Memory keeps the length of a
+// name in 16 bits, so a longer one could be taken for another seller's. Names in
+// requests and pages are far shorter.
 func isNobody(seller string) bool { return seller == "" || len(seller) > math.MaxUint16 }
 
 func notConnected() *Error {
@@ -268,8 +269,8 @@ func hasMoved() *Error {
 	return &Error{Status: Connected, Reason: ReasonMoved, RetryAfter: movedRetry, Err: errMoved}
 }
 
-// storeError tells a failure of the store. Only ErrNotFound means that there is
-// no connection: anything else is something that the store does not know.
+// storeError converts a failure of the store. Only ErrNotFound means that there is no
+// connection. Any other error means that the store does not know.
 func storeError(err error) *Error {
 	if known, ok := errors.AsType[*Error](err); ok {
 		return known

@@ -196,8 +196,8 @@ func (s *Source) replayFile(ctx context.Context, o *opened, path string) error {
 		}
 		return err
 	}
-	// What is being saved here needs no second hand, which would number it anew:
-	// refreshed by then, it would come above its own successor.
+	// This process is already saving the pair. A replay would give the consent a new
+	// number: if it was refreshed by then, it would rank above its own successor.
 	if _, busy := s.manager.landing.Load(pair.Hash); busy {
 		return nil
 	}

@@ -132,7 +132,7 @@ func (s *Source) fromMemory(app *application, k key) *snapshot {
 		return nil
 	}
 	if snap.known.moved && snap.pair() == nil {
-		return nil // the account may have come back just now
+		return nil // the account may have been moved back just now
 	}
 	return snap
 }
@@ -250,8 +250,8 @@ func (s *Source) loadNow(ctx context.Context, app *application, k key) (*snapsho
 	}
 }
 
-// vanished tells a seller that was disconnected from a store that lost all it had
-// of the account.
+// vanished returns an error if the store lost everything about the account, which
+// must not be taken for a disconnect.
 func (s *Source) vanished(ctx context.Context, store tokenstore.Store, k key) error {
 	snap, ok := s.realm.entry(k)
 	if !ok {

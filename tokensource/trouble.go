@@ -9,18 +9,17 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
 
-// quietFor is how long nothing more is told of a store after it was told that it
-// fails, or works again: what was under way then may still end badly.
+// quietFor is how long no new alarm is raised after a store failed or recovered:
+// operations that were under way then may still fail.
 const quietFor = time.Minute
 
-// trouble is what the operator was told of a store.
+// trouble remembers which alarms about one store were raised.
 type trouble struct {
 	mu sync.Mutex
-	// lasting is set from the time that the store was told to fail until it was told
-	// to work again.
+	// lasting is set from the alarm about the store until its recovery.
 	lasting bool
-	// store and records are when something was told last: of the store itself, and
-	// of what it holds.
+	// store and records are when the last event was sent: about the store itself, and
+	// about records in it.
 	store, records time.Time
 }
 
@@ -30,6 +29,7 @@ func (t *trouble) begin(now time.Time, err error) (tell, fails bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	last := &t.store
+	// Unreadable records count apart: they must not hide that the store itself fails.
 	if unreadable(err) {
 		last = &t.records
 	} else if t.lasting {
@@ -54,10 +54,10 @@ func (t *trouble) end(now time.Time) {
 	t.lasting, t.store = false, now
 }
 
-// troubled tells the operator, once, that the store or its key cannot be used, and
-// once that it can again: what failed is tried until it works. Sellers in memory
-// are served meanwhile, so no request may show either. Of records that are of no
-// use in a store that works, it tells once a minute.
+// troubled raises one alarm when the store or its key cannot be used, retries what
+// failed, and sends one event when it works again. Sellers in memory are served
+// meanwhile, so requests may show neither. Unreadable records in a store that works
+// raise an alarm once a minute.
 func (s *Source) troubled(app *application, failure *Error, again func(context.Context, *Source) error) {
 	if failure.Reason != ReasonStore {
 		return
@@ -83,8 +83,8 @@ func (s *Source) troubled(app *application, failure *Error, again func(context.C
 	})
 }
 
-// awaitStore tries what failed, as the configuration that serves would: it may be
-// one that mends it.
+// awaitStore retries what failed, each time with the configuration in force: a newer
+// one may be what fixes it.
 func (s *Source) awaitStore(ctx context.Context, again func(context.Context, *Source) error) {
 	r := s.realm
 	for pauses := pausesBetween(200*time.Millisecond, 30*time.Second); s.manager.sleep(ctx, pauses.NextBackOff()); {

@@ -36,8 +36,8 @@ type walkState struct {
 	partial bool
 }
 
-// walk goes through all accounts of the store, again and again, at a pace that
-// neither the store nor the start of the process feels.
+// walk reads all accounts of the store, again and again, so slowly that neither the
+// store nor the start of the process is slowed down.
 func (r *renewer) walk(ctx context.Context) {
 	q, s := r.queue, r.source
 	for {
@@ -192,9 +192,11 @@ func newest(state *tokenstore.Account) (at time.Time) {
 // tidy deletes what crashes left: intents of pairs that are gone, marks of
 // disconnects that are over, pairs that a tombstone voids.
 func (s *Source) tidy(ctx context.Context, o *opened, a *account, state *tokenstore.Account) error {
+	// Younger records may belong to work that is still under way.
 	old := s.now().Add(-forgetAfter)
 	var intents []tokenstore.Intent
 	for _, i := range state.Intents {
+		// An intent stays as long as its pair: it marks the pair as possibly burnt.
 		named := slices.ContainsFunc(state.Pairs, func(p tokenstore.Pair) bool { return p.Hash == i.Pair })
 		if !named && i.At.Before(old) {
 			intents = append(intents, i)
@@ -238,8 +240,8 @@ func (s *Source) abandon(ctx context.Context, o *opened, app *application, a *ac
 		return fmt.Errorf("reading account %s: %w", a.id(), err)
 	}
 	if state.Moved != nil || len(state.Pairs) == 0 || s.now().Before(newest(&state).Add(forgetAfter)) {
-		// Another instance was faster, a seller came back, or it was moved: what came
-		// late is still to be moved too.
+		// Another instance was faster, a seller came back, or the account was moved: a
+		// pair that came late must still be copied to the other store.
 		return nil
 	}
 	mark := tokenstore.Mark{Connection: randomID(), Authorization: highest(&state, &tokenstore.Connection{}), At: wall(s.now())}
@@ -267,9 +269,9 @@ func (r *renewer) cleanUp(ctx context.Context, o *opened) error {
 	}
 }
 
-// kept is what the next process should know, so that a restart asks nobody more
-// often than going on would: whoever failed last and is to be left alone, and how
-// far the walk was. It is a hint, and holds no secret.
+// kept is what the next process should know, so that a restart causes no extra
+// requests: which applications and accounts failed, until when each is left alone,
+// and how far the walk was. It is a hint, and holds no secret.
 type kept struct {
 	After    string               `json:"after,omitempty"`
 	Paused   map[string]time.Time `json:"paused,omitempty"` // by client id

@@ -169,8 +169,9 @@ func (s *Store) AddPair(ctx context.Context, id tokenstore.AccountID, pair token
 				return nil
 			}
 		}
-		// A record by this name that does not open is damaged, or sealed with a
-		// key that is gone. It was this very pair, whose tokens are here.
+		// A record by this name that does not open is damaged, or sealed with a lost
+		// key. It was this very pair, so it is written again. After any other error a
+		// good record may be there, which must not be overwritten.
 		if err != nil && !errors.Is(err, tokenstore.ErrNotFound) && !errors.Is(err, errTooLong) {
 			return err
 		}

@@ -69,6 +69,7 @@ func (s *Store) index(ctx context.Context, folder string) (names []string, ok bo
 	if err := parse(raw, folder+indexName, &names); err != nil {
 		return nil, false, nil //nolint:nilerr // a damaged hint is no failure
 	}
+	// The names become parts of keys: a damaged index must name nothing but records.
 	names = slices.DeleteFunc(names, func(name string) bool { return !recordName.MatchString(name) })
 	return names, true, nil
 }

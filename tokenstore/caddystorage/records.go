@@ -63,7 +63,8 @@ func (r *records) load(ctx context.Context, key string) ([]byte, error) {
 	return raw, nil
 }
 
-// save puts a value at a key, in place of what is there.
+// save puts a value at a key, in place of what is there. It refuses one that is too
+// long for load: the record would be lost.
 func (r *records) save(ctx context.Context, key string, raw []byte) error {
 	if len(raw) > maxRecord {
 		return fmt.Errorf("writing %s: it would have %d bytes, the most is %d: the names in it are too long", key, len(raw), maxRecord)

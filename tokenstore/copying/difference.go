@@ -214,12 +214,16 @@ func (d *difference) findRecords() {
 // findReplaced deletes from the target what the source gave it, and has replaced or
 // voided since: it is burnt, and must not be posted should its successor die.
 func (d *difference) findReplaced() {
+	// While pairs are still to be written, nothing is deleted: the successor must have
+	// been read back first.
 	if d.to.Moved == nil || len(d.pairs) > 0 {
 		return
 	}
 	for _, p := range d.to.Pairs {
 		given := slices.Contains(d.to.Moved.Pairs, p.PairID)
 		there := slices.ContainsFunc(d.from.Pairs, func(q tokenstore.Pair) bool { return q.PairID == p.PairID })
+		// Without a tombstone or a higher pair the source only lost it, and the target's
+		// copy is the last one.
 		over := p.Authorization <= d.from.Tombstone ||
 			slices.ContainsFunc(d.from.Pairs, func(q tokenstore.Pair) bool { return p.Less(q.PairID) })
 		if given && !there && over {

@@ -67,7 +67,8 @@ func (r *run) moveLocked(ctx context.Context, d *difference, done *Summary) erro
 			return err
 		}
 	}
-	// Whoever wrote without the lock, and did not see the mark, is seen from here on.
+	// An instance that wrote without the lock may have missed the mark. settle waits for
+	// its token request, and the second bring copies what it saved.
 	if err := r.settle(ctx, id); err != nil {
 		return err
 	}

@@ -126,8 +126,8 @@ func (s *Store) open(id tokenstore.AccountID, record []byte) (tokenstore.Pair, e
 	return pair, nil
 }
 
-// graceful is how long after a pair was obtained the account is looked at if
-// nobody has said when to: whoever added the pair may have died just then.
+// graceful is how long after a pair was obtained its account comes due if nobody
+// scheduled it: the instance that added the pair may have crashed right after.
 const graceful = 10 * time.Minute
 
 // AddPair adds a pair.

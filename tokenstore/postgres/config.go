@@ -107,7 +107,7 @@ func (c *Config) parse() (*pgxpool.Config, error) {
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = connectTimeout
 	}
-	// A replica would take no pair, and would tell of accounts as they were.
+	// Whatever the DSN asks for: a replica accepts no pairs and may return stale accounts.
 	config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "caddy-mercadopago"

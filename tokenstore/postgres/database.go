@@ -246,9 +246,9 @@ func backend(ctx context.Context, conn *pgx.Conn) (string, error) {
 // sql puts the tables in place of their names.
 func (d *Database) sql(statement string) string { return d.names.Replace(statement) }
 
-// do runs an operation, and once more if the connection that it was given turned
-// out to be broken. After a restart of the server all of the pool's are: the second
-// one is new.
+// do runs an operation, and once more if its connection turned out to be broken. A
+// restart of the server breaks every connection of the pool, so the pool is reset
+// and the second attempt uses a new one.
 func (d *Database) do(ctx context.Context, what string, op func(ctx context.Context, pool *pgxpool.Pool) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)

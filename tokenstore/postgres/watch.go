@@ -87,7 +87,7 @@ func (d *Database) listen(ctx context.Context, changed func(change)) error {
 		}
 		var said notice
 		if err := json.Unmarshal([]byte(n.Payload), &said); err != nil || said.From == d.instance {
-			continue // another program's, on our channel, or our own
+			continue // sent by another program on our channel, or by this instance
 		}
 		switch {
 		case said.Wanted != 0:
