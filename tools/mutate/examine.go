@@ -79,6 +79,7 @@ func (e *examination) continueWith(ctx context.Context, t *try, r *report) (err 
 	}()
 	t.binary.path = filepath.Join(e.scratch, strings.ReplaceAll(p.path, "/", "-")+".test")
 	defer func() { _ = os.Remove(t.binary.path) }()
+	e.say(p, "compiling %d mutants", len(p.mutants))
 	if r.results.Skipped, err = p.build(ctx, t.binary.path, e.race); err != nil {
 		return err
 	}
@@ -87,13 +88,13 @@ func (e *examination) continueWith(ctx context.Context, t *try, r *report) (err 
 		return err
 	}
 	e.say(p, "measuring %d tests", len(tests))
-	if err := t.measure(ctx, tests); err != nil {
+	if err := t.measure(ctx, tests, e.progress(p, "measured", len(tests))); err != nil {
 		return err
 	}
 	r.measured, r.results.Measured = true, r.results.Options
 	left := slices.DeleteFunc(slices.Clone(r.mutants), func(m *mutant) bool { return r.verdict(m) != pending })
 	e.say(p, "trying %d mutants", len(left))
-	return t.tryAll(ctx, left, e.progress(p, len(left)))
+	return t.tryAll(ctx, left, e.progress(p, "tried", len(left)))
 }
 
 func (e *examination) say(p *pkg, format string, args ...any) {
@@ -101,13 +102,13 @@ func (e *examination) say(p *pkg, format string, args ...any) {
 }
 
 // progress returns a function that counts its calls and logs them every 30 seconds.
-func (e *examination) progress(p *pkg, all int) func() {
+func (e *examination) progress(p *pkg, what string, all int) func() {
 	said, done := time.Now(), make(chan int, 1)
 	done <- 0
 	return func() {
 		n := <-done + 1
 		if time.Since(said) > 30*time.Second {
-			e.say(p, "%d of %d", n, all)
+			e.say(p, "%s %d of %d", what, n, all)
 			said = time.Now()
 		}
 		done <- n

@@ -41,13 +41,14 @@ func (b *testBinary) list(ctx context.Context, skip *regexp.Regexp) ([]string, e
 
 // measure runs each test alone, without a mutant. It records how long the test
 // takes and which mutants could change its result.
-func (t *try) measure(ctx context.Context, names []string) error {
+func (t *try) measure(ctx context.Context, names []string, progress func()) error {
 	for name := range t.results.Tests {
 		if top, _, _ := strings.Cut(name, "/"); !slices.Contains(names, top) {
 			delete(t.results.Tests, name)
 		}
 	}
 	return t.each(ctx, len(names), func(ctx context.Context, i int) error {
+		defer progress()
 		return t.measureOne(ctx, names[i])
 	})
 }
