@@ -125,7 +125,7 @@ func TestAnAuthorizationURLKeepsTheEndpointsOwnQuery(t *testing.T) {
 func TestAnAttemptWithoutAVerifierHasNoChallenge(t *testing.T) {
 	address, err := url.Parse(newTestClient(t, "").AuthorizationURL("s", secret.Secret{}))
 	require.NoError(t, err)
-	require.NotContains(t, address.Query(), "code_challenge", "the exchange could not answer it")
+	require.NotContains(t, address.Query(), "code_challenge", "the exchange would have no verifier to send")
 	require.NotContains(t, address.Query(), "code_challenge_method")
 }
 

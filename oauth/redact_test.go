@@ -84,7 +84,7 @@ func TestWhatLooksLikeATokenIsMaskedThoughNobodyKnowsIt(t *testing.T) {
 	}
 }
 
-// Cut first, half of it would be left, and known for nothing.
+// If the text were cut first, half of the secret would remain and match nothing.
 func TestASecretThatTheCutWouldHalveIsMasked(t *testing.T) {
 	word := strings.Repeat("wordy", 8)
 	for spaces := range 30 {

@@ -68,7 +68,7 @@ func TestAPurposeHasAKeyOfItsOwn(t *testing.T) {
 	}
 }
 
-// The sub-keys tell purposes apart too; this looks beside them.
+// Each purpose has a sub-key too; this checks the additional data alone.
 func TestThePurposeIsPartOfWhatIsSealed(t *testing.T) {
 	seen := make(map[string]Purpose)
 	for _, p := range purposes {
