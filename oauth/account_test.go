@@ -1,8 +1,11 @@
 package oauth
 
 import (
+	"errors"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -19,6 +22,9 @@ func TestMeTellsWhoseATokenIs(t *testing.T) {
 		`{"id":7,"nickname":"a\u202e\nb","country_id":"Argentina"}`:         {ID: 7, Nickname: "a b"},
 		`{"id":7,"nickname":"` + strings.Repeat("n", 200) + `"}`:            {ID: 7, Nickname: strings.Repeat("n", maxNickname-1) + "…"},
 		`{"id":7,"nickname":"<b>x</b>","country_id":"ar","tags":["a","b"]}`: {ID: 7, Nickname: "<b>x</b>"},
+		`{"id":7,"country_id":"aR"}`:                                        {ID: 7},
+		`{"id":7,"country_id":"Ar"}`:                                        {ID: 7},
+		`{"id":7,"country_id":"A1"}`:                                        {ID: 7},
 	} {
 		var got *http.Request
 		address := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -60,6 +66,38 @@ func TestAFailedMeIsNoVerdict(t *testing.T) {
 		require.Zero(t, user)
 		require.Equal(t, row.outcome, failure.Outcome, row.body)
 		require.Equal(t, row.code, failure.Code, row.body)
+	}
+}
+
+func TestACallWithoutAnAnswerNamesTheCauseAndIsNoVerdict(t *testing.T) {
+	closed := closedAddress(t)
+	broken := func(err error) http.RoundTripper {
+		return roundTripper(func(*http.Request) (*http.Response, error) { return nil, err })
+	}
+	for name, row := range map[string]struct {
+		address   string
+		transport http.RoundTripper
+		code      string
+	}{
+		"nobody listens": {address: "https://" + closed, code: "dial"},
+		"nobody listens at the proxy": {address: "https://api.example.com", code: "dial", transport: &http.Transport{
+			Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: closed}),
+		}},
+		"the connection was reset": {transport: broken(&net.OpError{Op: "read", Err: errors.New("connection reset by peer")}), code: "cut"},
+		"the connection ended":     {transport: broken(io.ErrUnexpectedEOF), code: "cut"},
+	} {
+		client := newTestClient(t, row.address, func(c *Config) {
+			c.Provider.Revokes = true
+			c.Transport = row.transport
+		})
+		user, err := client.Me(t.Context(), secret.New("APP_USR-1"))
+		require.Zero(t, user)
+		for _, err := range []error{err, client.Revoke(t.Context(), 7, secret.New("APP_USR-1"))} {
+			failure := requireError(t, err)
+			require.Equal(t, Unknown, failure.Outcome, name)
+			require.Equal(t, row.code, failure.Code, name)
+			require.Zero(t, failure.Status, name)
+		}
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 )
@@ -47,9 +46,7 @@ func (r reply) object() object {
 // raw returns a member that is a string of any kind, else "".
 func (o object) raw(name string) string {
 	var text string
-	if json.Unmarshal(o[name], &text) != nil {
-		return ""
-	}
+	_ = json.Unmarshal(o[name], &text) // anything but a string leaves it empty
 	return text
 }
 
@@ -88,11 +85,12 @@ func (o object) id(name string) int64 {
 
 // life returns how long a token lives by expires_in.
 func (o object) life() time.Duration {
-	seconds, err := strconv.ParseFloat(o.number("expires_in"), 64)
+	// With an error it is 0, or infinite if the number is out of range.
+	seconds, _ := strconv.ParseFloat(o.number("expires_in"), 64)
 	switch {
-	case math.IsInf(seconds, 1) || seconds > maxLife.Seconds(): // out of range is an error too
+	case seconds > maxLife.Seconds():
 		return maxLife
-	case err != nil || !(seconds >= 1): // NaN is neither
+	case !(seconds >= 1): // also true for NaN
 		return unsaidLife
 	}
 	return time.Duration(seconds * float64(time.Second))
@@ -112,11 +110,8 @@ func (o object) flag(name string) *bool {
 // living one, and is not thrown away for what stands around it.
 func (r reply) answer() (answer Answer, ok bool) {
 	o := r.object()
-	if r.status/100 != 2 || o == nil {
-		return Answer{}, false
-	}
 	access, refresh := o.raw("access_token"), o.raw("refresh_token")
-	if !sendable(access) || refresh == "" && !o.bearer() {
+	if r.status/100 != 2 || !sendable(access) || refresh == "" && !o.bearer() {
 		return Answer{}, false
 	}
 	return Answer{
@@ -140,7 +135,7 @@ func (o object) bearer() bool {
 // sendable reports whether a token can stand in a header.
 func sendable(token string) bool {
 	return token != "" && !strings.ContainsFunc(token, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || r == utf8.RuneError
+		return r <= ' ' || r >= 0x7f // invalid UTF-8 is read as U+FFFD
 	})
 }
 

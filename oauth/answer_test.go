@@ -102,6 +102,12 @@ func TestAnOddMemberNeverCostsAPair(t *testing.T) {
 	}
 }
 
+func TestAUserIDThatAFloatCannotHoldIsNone(t *testing.T) {
+	answer, ok := answered(200, `{"access_token":"APP_USR-1","refresh_token":"TG-1","user_id":1.8e16}`).answer()
+	require.True(t, ok)
+	require.Zero(t, answer.UserID, "it would name another account")
+}
+
 func TestAPairIsTakenFromAnyWholeAnswer(t *testing.T) {
 	const pair = `{"access_token":"a","refresh_token":"r"}`
 	for name, got := range map[string]reply{
@@ -183,6 +189,7 @@ func TestRetryAfterIsReadInBothFormsAndBounded(t *testing.T) {
 		{"Sun, 22 Nov 2026 15:01:00 GMT", "Sun, 22 Nov 2026 15:00:00 GMT", time.Minute},
 		{"Sun, 22 Nov 2026 11:00:00 GMT", "Sun, 22 Nov 2026 12:00:00 GMT", 0},
 		{"Sun, 22 Nov 2126 11:00:00 GMT", "Sun, 22 Nov 2026 12:00:00 GMT", time.Hour},
+		{"soon", "Sat, 01 Jan 0000 00:00:00 GMT", 0}, // before Go's zero time
 	} {
 		got := reply{status: 429, header: make(http.Header), at: noon}
 		got.header.Set("Retry-After", row.retryAfter)

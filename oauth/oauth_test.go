@@ -122,6 +122,13 @@ func TestAnAuthorizationURLKeepsTheEndpointsOwnQuery(t *testing.T) {
 	require.NotContains(t, address.Query(), "platform_id")
 }
 
+func TestAnAttemptWithoutAVerifierHasNoChallenge(t *testing.T) {
+	address, err := url.Parse(newTestClient(t, "").AuthorizationURL("s", secret.Secret{}))
+	require.NoError(t, err)
+	require.NotContains(t, address.Query(), "code_challenge", "the exchange would have no verifier to send")
+	require.NotContains(t, address.Query(), "code_challenge_method")
+}
+
 func TestAnUnknownPresetIsToldWhatMayBeWritten(t *testing.T) {
 	for _, row := range []struct{ provider, country, says string }{
 		{"mercadopagos", "", `unknown provider "mercadopagos": write mercadopago or mercadolibre`},
@@ -250,6 +257,8 @@ func TestNothingIsSentWhereThereIsNothingToSend(t *testing.T) {
 	}
 	broken := newTestClient(t, "http://[bad")
 	_, err := broken.ClientCredentials(t.Context())
+	require.EqualError(t, err, "provider: not_sent: the api endpoint is not a URL")
+	_, err = broken.Me(t.Context(), secret.New("APP_USR-1"))
 	require.EqualError(t, err, "provider: not_sent: the api endpoint is not a URL")
 }
 

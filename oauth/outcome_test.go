@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -99,6 +100,7 @@ func TestEveryShapeOfErrorHasItsOutcome(t *testing.T) {
 
 func TestTheProvidersWordsReachTheLog(t *testing.T) {
 	for body, says := range map[string]string{
+		``:                  "provider: unexpected (status 400)",
 		errorShapes[0].body: "provider: invalid_grant (status 400): invalid_grant: Error validating grant. Your authorization code or refresh token may be expired or it was already used.",
 		errorShapes[2].body: "provider: expired_grant (status 400): expired_grant: expired",
 		`{"error":"temporarily_unavailable","error_description":"come\r\nback"}`: "provider: unexpected (status 400): temporarily_unavailable: come  back",
@@ -108,6 +110,7 @@ func TestTheProvidersWordsReachTheLog(t *testing.T) {
 		got.header.Set("Content-Type", "text/html")
 		require.EqualError(t, got.tokenError(newRedactor(nil)), says)
 	}
+	require.EqualError(t, answered(400, `<html>`).tokenError(newRedactor(nil)), "provider: unexpected (status 400)", "no content type to name")
 }
 
 func TestOutcomesHaveNames(t *testing.T) {
@@ -146,10 +149,16 @@ func listen(t *testing.T, accept func(net.Conn)) string {
 	return listener.Addr().String()
 }
 
-func TestWhatFailsBeforeTheRequestIsSentIsRefused(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
+// closedAddress returns an address where nobody listens.
+func closedAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	require.NoError(t, closed.Close())
+	require.NoError(t, listener.Close())
+	return listener.Addr().String()
+}
+
+func TestWhatFailsBeforeTheRequestIsSentIsRefused(t *testing.T) {
 	hangUp := listen(t, func(c net.Conn) { _ = c.Close() })
 	plain := listen(t, func(c net.Conn) {
 		_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -180,7 +189,7 @@ func TestWhatFailsBeforeTheRequestIsSentIsRefused(t *testing.T) {
 		change  func(*Config)
 		code    string
 	}{
-		"nobody listens":           {address: "https://" + closed.Addr().String(), code: "dial"},
+		"nobody listens":           {address: "https://" + closedAddress(t), code: "dial"},
 		"hung up in the handshake": {address: "https://" + hangUp, code: "dial"},
 		"no TLS there":             {address: "https://" + plain, code: "tls"},
 		"a strange certificate":    {address: secure.URL, code: "tls"},
@@ -192,6 +201,18 @@ func TestWhatFailsBeforeTheRequestIsSentIsRefused(t *testing.T) {
 			c.Transport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 				return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", IsNotFound: true}}
 			}}
+		}},
+		"a connection takes too long": {code: "timeout", change: func(c *Config) {
+			c.Transport = roundTripper(func(*http.Request) (*http.Response, error) {
+				return nil, &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+			})
+		}},
+		"no time left to find the host": {code: "timeout", change: func(c *Config) {
+			c.Timeout = time.Millisecond
+			c.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+				<-r.Context().Done()
+				return nil, &net.DNSError{Err: "operation was canceled"}
+			})
 		}},
 		"the caller has left": {address: secure.URL, ctx: canceled, code: "canceled"},
 	} {
@@ -260,6 +281,7 @@ func TestWhatBreaksAfterTheRequestWasSentIsUnknownAndNotRepeated(t *testing.T) {
 		"no HTTP":                     {handler: cut("SSH-2.0-OpenSSH\r\n"), code: "cut"},
 		"cut in the body":             {handler: cut("HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + fullAnswer[:100]), code: "cut", status: 200},
 		"a verdict cut in the body":   {handler: cut("HTTP/1.1 400 Bad Request\r\nContent-Length: 400\r\n\r\n" + `{"error":"invalid_grant",`), code: "cut", status: 400},
+		"a whole error, cut after it": {handler: cut("HTTP/1.1 404 Not Found\r\nContent-Length: 400\r\n\r\n" + `{"error":"not_found"}`), code: "unexpected", status: 404},
 		"headers of 128 KiB":          {handler: cut("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*maxBody) + "\r\n\r\n" + fullAnswer), code: "cut"},
 		"no answer in time":           {handler: stall(""), code: "timeout"},
 		"a body that does not finish": {handler: stall(fullAnswer[:100]), code: "timeout", status: 200},
@@ -426,6 +448,26 @@ func TestARequestWithItsFirstByteTakenIsUnknown(t *testing.T) {
 	require.Equal(t, Unknown, requireError(t, refreshOnce(t.Context(), client)).Outcome)
 }
 
+func TestARequestThatIsBeingSentWhenItsTimeEndsIsSentWholeAndUnknown(t *testing.T) {
+	now := noon
+	var sent string
+	client := newTestClient(t, "http://127.0.0.1:1", func(c *Config) {
+		c.Now = func() time.Time { return now }
+		c.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			first := make([]byte, 1)
+			_, err := r.Body.Read(first)
+			require.NoError(t, err)
+			now = now.Add(time.Hour)
+			rest, err := io.ReadAll(r.Body)
+			require.NoError(t, err)
+			sent = string(first) + string(rest)
+			return nil, io.ErrUnexpectedEOF
+		})
+	})
+	require.Equal(t, Unknown, requireError(t, refreshOnce(t.Context(), client)).Outcome)
+	require.Equal(t, "TG-r", fieldsOf(t, "application/json", sent)["refresh_token"])
+}
+
 func TestAMachineThatSleptPastTheDeadlineDoesNotSend(t *testing.T) {
 	var requests, slept atomic.Int32
 	address := serve(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -447,6 +489,46 @@ func TestAMachineThatSleptPastTheDeadlineDoesNotSend(t *testing.T) {
 	require.Equal(t, Refused, failure.Outcome, failure.Error())
 	require.Equal(t, "timeout", failure.Code, failure.Error())
 	require.Zero(t, requests.Load())
+}
+
+// long is a body of many bytes that counts how many were read.
+type long struct{ read, length int }
+
+func (l *long) Read(p []byte) (int, error) {
+	if l.read >= l.length {
+		return 0, io.EOF
+	}
+	l.read += len(p)
+	return len(p), nil
+}
+
+func (*long) Close() error { return nil }
+
+func TestNoMoreOfAnAnswerIsReadThanIsTaken(t *testing.T) {
+	body := &long{length: 100 * maxBody}
+	client := newTestClient(t, "http://127.0.0.1:1", func(c *Config) {
+		c.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			_, err := io.Copy(io.Discard, r.Body)
+			return &http.Response{StatusCode: http.StatusOK, Header: make(http.Header), Body: body}, err
+		})
+	})
+	require.Equal(t, Unknown, requireError(t, refreshOnce(t.Context(), client)).Outcome)
+	require.Less(t, body.read, 2*maxBody)
+}
+
+func TestACallHasADeadlineForAllThatItDoes(t *testing.T) {
+	var left time.Duration
+	client := newTestClient(t, "http://127.0.0.1:1", func(c *Config) {
+		c.Timeout = time.Minute
+		c.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			deadline, _ := r.Context().Deadline()
+			left = time.Until(deadline)
+			return nil, io.ErrUnexpectedEOF
+		})
+	})
+	require.Error(t, refreshOnce(t.Context(), client))
+	require.Positive(t, left)
+	require.LessOrEqual(t, left, time.Minute)
 }
 
 func TestOnlyHTTPSGoesThroughAProxy(t *testing.T) {

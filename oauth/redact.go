@@ -74,10 +74,7 @@ var percentEncoded = regexp.MustCompile(`(?:%[0-9A-Fa-f]{2})+`)
 
 func decode(text string) string {
 	text = percentEncoded.ReplaceAllStringFunc(text, func(run string) string {
-		plain, err := url.PathUnescape(run)
-		if err != nil {
-			return run
-		}
+		plain, _ := url.PathUnescape(run) // the pattern matches whole escapes only
 		return plain
 	})
 	return html.UnescapeString(text)

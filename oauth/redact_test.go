@@ -84,6 +84,20 @@ func TestWhatLooksLikeATokenIsMaskedThoughNobodyKnowsIt(t *testing.T) {
 	}
 }
 
+// If the text were cut first, half of the secret would remain and match nothing.
+func TestASecretThatTheCutWouldHalveIsMasked(t *testing.T) {
+	word := strings.Repeat("wordy", 8)
+	for spaces := range 30 {
+		text := strings.Repeat("x ", 80) + strings.Repeat(" ", spaces) + word
+		require.NotContains(t, newRedactor([]secret.Secret{secret.New(word)}).redact(text), "wordyw")
+	}
+}
+
+func TestAnEmptySecretMasksNothing(t *testing.T) {
+	words := newRedactor([]secret.Secret{{}, secret.New("\u200b"), secret.New("known")})
+	require.Equal(t, "*** is wrong", words.redact("known is wrong"))
+}
+
 // TestNoSecretShowsInAnyError lets the provider echo everything it was sent, in
 // every member, shape and status.
 func TestNoSecretShowsInAnyError(t *testing.T) {

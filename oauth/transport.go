@@ -88,7 +88,7 @@ func (b *onceBody) Close() error { return nil }
 func (b *onceBody) withhold() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.withheld = b.withheld || !b.taken
+	b.withheld = !b.taken
 	return b.withheld
 }
 

@@ -2,8 +2,11 @@ package secret
 
 import (
 	"bytes"
+	"crypto/fips140"
 	"encoding/base64"
 	"encoding/hex"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -62,6 +65,16 @@ func TestAPurposeHasAKeyOfItsOwn(t *testing.T) {
 		sealed := string(k.aead(p).Seal(nil, nonce, []byte(canary), nil))
 		require.NotContains(t, seen, sealed)
 		seen[sealed] = p
+	}
+}
+
+// Each purpose has a sub-key too; this checks the additional data alone.
+func TestThePurposeIsPartOfWhatIsSealed(t *testing.T) {
+	seen := make(map[string]Purpose)
+	for _, p := range purposes {
+		data := string(appendAdditionalData(nil, p, []string{"name"}))
+		require.NotContains(t, seen, data)
+		seen[data] = p
 	}
 }
 
@@ -169,6 +182,23 @@ func TestAKeyringRefusesWhatIsNoKey(t *testing.T) {
 	require.EqualError(t, err, "an encryption key has 5 bytes, it needs 32")
 }
 
+func TestAModeThatForbidsTheCipherIsAnErrorAtOnce(t *testing.T) {
+	// The mode is fixed when a process starts, so a second process runs this test.
+	if !fips140.Enforced() {
+		program, err := os.Executable()
+		require.NoError(t, err)
+		child := exec.CommandContext(t.Context(), program, "-test.run=^"+t.Name()+"$", "-test.v")
+		child.Env = append(os.Environ(), "GODEBUG=fips140=only")
+		out, err := child.CombinedOutput()
+		require.NoError(t, err, string(out))
+		require.Contains(t, string(out), "--- PASS: "+t.Name())
+		return
+	}
+	ring, err := NewKeyring(rawKey(1))
+	require.ErrorContains(t, err, "not allowed in FIPS 140-only mode")
+	require.Nil(t, ring, "a keyring without ciphers panics at its first use")
+}
+
 func TestNoNonceIsUsedTwice(t *testing.T) {
 	ring := newRing(t, rawKey(1))
 	var mu sync.Mutex
@@ -196,8 +226,9 @@ func TestSealedWithKnowsWhatCannotBeSealed(t *testing.T) {
 
 func TestAPurposeNobodyDeclaredIsAMistakeInTheProgram(t *testing.T) {
 	ring := newRing(t, rawKey(1))
-	require.Panics(t, func() { ring.Seal("cookie", nil) })
-	require.Panics(t, func() { _, _ = ring.Open("cookie", ring.Seal(Record, nil)) })
+	const says = "secret: no such purpose: cookie"
+	require.PanicsWithValue(t, says, func() { ring.Seal("cookie", nil) })
+	require.PanicsWithValue(t, says, func() { _, _ = ring.Open("cookie", ring.Seal(Record, nil)) })
 }
 
 func TestKeysAreReadAsTheyAreWritten(t *testing.T) {

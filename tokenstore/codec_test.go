@@ -92,6 +92,7 @@ func TestARecordThatWasMovedOrAlteredDoesNotOpen(t *testing.T) {
 		require.NoError(t, err)
 		_, _, err = tokenstore.OpenPair(keyring(t, "a"), secret.Record, altered)
 		require.ErrorIs(t, err, secret.ErrOpen, field)
+		require.ErrorContains(t, err, "restore the record from a back-up", field)
 	}
 	_, _, err := tokenstore.OpenPair(keyring(t, "a"), secret.Spill, record)
 	require.ErrorIs(t, err, secret.ErrOpen, "another purpose")
@@ -107,16 +108,18 @@ func TestARecordOfAnUnknownKeyNamesTheKeyAndTheCure(t *testing.T) {
 
 func TestARecordThatCannotBeReadSaysWhatToDo(t *testing.T) {
 	record := string(seal(t, secret.Record, newPair("a", "r")))
+	const damaged = "the record of a pair is not readable: restore it from a back-up"
 	for name, c := range map[string]struct{ record, says string }{
-		"a future version":                 {strings.Replace(record, `"version":1`, `"version":2`, 1), "upgrade"},
-		"a future version of another form": {`{"version":9,"user_id":{"of":"another type"}}`, "upgrade"},
-		"no version":                       {strings.Replace(record, `"version":1`, `"v":1`, 1), "back-up"},
-		"version 0":                        {strings.Replace(record, `"version":1`, `"version":0`, 1), "back-up"},
-		"empty":                            {"", "back-up"},
-		"cut":                              {record[:len(record)/2], "back-up"},
-		"no object":                        {"[]", "back-up"},
-		"a user id that is no number":      {strings.Replace(record, "4294967299", `"x"`, 1), "back-up"},
-		"too long":                         {record + strings.Repeat(" ", 64<<10), "back-up"},
+		"a future version":                   {strings.Replace(record, `"version":1`, `"version":2`, 1), "upgrade"},
+		"a future version of another form":   {`{"version":9,"user_id":{"of":"another type"}}`, "upgrade"},
+		"no version":                         {strings.Replace(record, `"version":1`, `"v":1`, 1), damaged},
+		"version 0":                          {strings.Replace(record, `"version":1`, `"version":0`, 1), damaged},
+		"a second version that is no number": {strings.Replace(record, `"version":1`, `"version":2,"version":"x"`, 1), damaged},
+		"empty":                              {"", damaged},
+		"cut":                                {record[:len(record)/2], damaged},
+		"no object":                          {"[]", damaged},
+		"a user id that is no number":        {strings.Replace(record, "4294967299", `"x"`, 1), damaged},
+		"too long":                           {record + strings.Repeat(" ", 64<<10), "back-up"},
 	} {
 		_, _, err := tokenstore.OpenPair(keyring(t, "a"), secret.Record, []byte(c.record))
 		require.ErrorContains(t, err, c.says, name)
@@ -126,20 +129,20 @@ func TestARecordThatCannotBeReadSaysWhatToDo(t *testing.T) {
 // A writer other than SealPair, with the right key, could still put tokens under
 // another pair's name.
 func TestTokensThatAreNotThoseOfTheHashDoNotOpen(t *testing.T) {
-	for name, tokens := range map[string]string{
-		"another refresh token": `{"access_token":"a","refresh_token":"x"}`,
-		"no access token":       `{"refresh_token":"r"}`,
-		"no JSON":               `canary`,
+	for name, c := range map[string]struct{ tokens, says string }{
+		"another refresh token": {`{"access_token":"a","refresh_token":"x"}`, "its hash is not that of its tokens: restore the record from a back-up"},
+		"no access token":       {`{"refresh_token":"r"}`, "it has no access token: restore the record from a back-up"},
+		"no JSON":               {`canary`, "are not readable: restore the record from a back-up"},
 	} {
 		pair := newPair("a", "r")
 		var fields map[string]any
 		require.NoError(t, json.Unmarshal(seal(t, secret.Record, pair), &fields))
 		fields["user_id"] = account.UserID
-		fields["tokens"] = keyring(t, "a").Seal(secret.Record, []byte(tokens), account.ClientID, "4294967299", "live", "2", "7", pair.Hash)
+		fields["tokens"] = keyring(t, "a").Seal(secret.Record, []byte(c.tokens), account.ClientID, "4294967299", "live", "2", "7", pair.Hash)
 		record, err := json.Marshal(fields)
 		require.NoError(t, err)
 		_, _, err = tokenstore.OpenPair(keyring(t, "a"), secret.Record, record)
-		require.ErrorContains(t, err, "back-up", name)
+		require.ErrorContains(t, err, c.says, name)
 		require.NotContains(t, err.Error(), "canary")
 	}
 }
@@ -150,16 +153,19 @@ func TestAPairThatCouldNotBeFoundAgainIsNotSealed(t *testing.T) {
 	renamed.Hash = strings.Repeat("0", 32)
 	endless := newPair("a", "r")
 	endless.ExpiresAt = time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)
-	for name, pair := range map[string]tokenstore.Pair{
-		"no access token":            newPair("", "r"),
-		"numbered 0":                 unnumbered,
-		"another's hash":             renamed,
-		"a time that JSON has not":   endless,
-		"a token that JSON mangles":  newPair("a", "\xff"),
-		"a token too long to reopen": newPair(strings.Repeat("a", 64<<10), "r"),
+	for name, c := range map[string]struct {
+		pair tokenstore.Pair
+		says string
+	}{
+		"no access token":            {newPair("", "r"), ": it has no access token"},
+		"numbered 0":                 {unnumbered, ": authorizations are numbered from 1"},
+		"another's hash":             {renamed, ": its hash is not that of its tokens"},
+		"a time that JSON has not":   {endless, ": json: error"},
+		"a token that JSON mangles":  {newPair("a", "\xff"), ": it would not open again: "},
+		"a token too long to reopen": {newPair(strings.Repeat("a", 64<<10), "r"), ": it would not open again: "},
 	} {
-		_, err := tokenstore.SealPair(keyring(t, "a"), secret.Record, account, pair)
-		require.Error(t, err, name)
+		_, err := tokenstore.SealPair(keyring(t, "a"), secret.Record, account, c.pair)
+		require.ErrorContains(t, err, "sealing pair "+c.pair.PairID.String()+" of "+account.String()+c.says, name)
 	}
 }
 
