@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,11 +40,13 @@ func TestAtAnyMessageThereIsTheOldOrTheNewState(t *testing.T) {
 	stepping, other := instance(t, p.through(t, dsn), here), instance(t, dsn, here)
 	var config postgres.Config
 	here(&config)
+	var empty strings.Builder
+	for _, table := range []string{"accounts", "pairs", "intents", "verdicts", "marks", "connections", "ended", "consumed"} {
+		fmt.Fprintf(&empty, "delete from %s.%s;", config.Schema, table)
+	}
 	storetest.RunSteps(t, func(t *testing.T, step func() error) (tokenstore.Store, tokenstore.Store) {
 		p.set(false, nil)
-		for _, table := range []string{"accounts", "pairs", "intents", "verdicts", "marks", "connections", "ended", "consumed"} {
-			server.Exec(t, dsn, fmt.Sprintf("delete from %s.%s", config.Schema, table))
-		}
+		server.Exec(t, dsn, empty.String())
 		// A connection that was cut is replaced before the steps count.
 		_, err := stepping.Connection(t.Context(), "", "nobody")
 		require.ErrorIs(t, err, tokenstore.ErrNotFound)
