@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/memdir"
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
@@ -225,7 +225,7 @@ func newMarket(t *testing.T) *market {
 	t.Cleanup(app.Close)
 	t.Setenv("MP_TEST_SECRET", marketSecret)
 	t.Setenv("MP_TEST_KEY", testKey)
-	m.vars = strings.NewReplacer("STORAGE", memoryFolder(t), "TRANSPORT", marketTransport, "API", api.URL, "APP", app.URL)
+	m.vars = strings.NewReplacer("STORAGE", memdir.New(t), "TRANSPORT", marketTransport, "API", api.URL, "APP", app.URL)
 	for _, s := range m.shops {
 		s.platform = m.platformToken(api.URL, s)
 	}
@@ -239,21 +239,6 @@ func newMarket(t *testing.T) *market {
 	require.NoError(t, caddy.Load([]byte(m.good), true))
 	m.fill()
 	return m
-}
-
-// memoryFolder is a folder in memory, where there is such a thing: what keeps
-// these tests waiting is the flushing of files.
-func memoryFolder(t *testing.T) string {
-	t.Helper()
-	path, err := os.MkdirTemp("/dev/shm", "caddy-mercadopago-")
-	if err != nil {
-		return t.TempDir()
-	}
-	// What is still under way may write there as it is deleted.
-	t.Cleanup(func() {
-		require.Eventually(t, func() bool { return os.RemoveAll(path) == nil }, 10*time.Second, 10*time.Millisecond)
-	})
-	return path
 }
 
 // echo tells which request arrived, with which tokens, and what it was told.
