@@ -32,6 +32,18 @@ func NewMemory() *Memory {
 	return &Memory{values: make(map[string][]byte), folders: make(map[string]map[string]bool), locks: make(map[string]chan struct{})}
 }
 
+// Clone returns a storage of its own with the same values, and no locks.
+func (m *Memory) Clone() *Memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clone := NewMemory()
+	clone.values = maps.Clone(m.values) // no value is ever changed in place
+	for folder, keys := range m.folders {
+		clone.folders[folder] = maps.Clone(keys)
+	}
+	return clone
+}
+
 // Lock waits for a lock until ctx is done.
 func (m *Memory) Lock(ctx context.Context, name string) error {
 	for {
