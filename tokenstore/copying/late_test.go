@@ -324,7 +324,7 @@ func TestTwoRunsThatWouldMoveItBothWaysLeaveOneStoreInCharge(t *testing.T) {
 		w := &world{t: t, from: open(), to: open()}
 		ids := w.fill()
 		w.copy()
-		for range 5 {
+		for range 10 {
 			// As a crash leaves it: nobody is in charge, and either could be.
 			for _, id := range ids {
 				a, b := w.read(w.from, id), w.read(w.to, id)
