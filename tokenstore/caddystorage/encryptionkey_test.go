@@ -74,3 +74,17 @@ func TestNoKeyIsMadeWhereTheStorageFails(t *testing.T) {
 		require.NoError(t, storage.Lock(t.Context(), "free"))
 	}
 }
+
+func TestAKeyThatIsMadeAtOnceByTwoIsOne(t *testing.T) {
+	storage := storetest.NewMemory()
+	var other secret.Secret
+	key, err := caddystorage.GeneratedKey(t.Context(), storetest.Hook(storage, func(op, _ string) (err error) {
+		if op == "lock" {
+			other, err = caddystorage.GeneratedKey(t.Context(), storage)
+		}
+		return err
+	}))
+	require.NoError(t, err)
+	require.False(t, other.IsZero())
+	require.True(t, key.Equal(other))
+}
