@@ -130,3 +130,28 @@ func FuzzDirective(f *testing.F) {
 		require.NoError(t, caddy.StrictUnmarshalJSON(encoded, new(Handler)), "what is parsed is what loads")
 	})
 }
+
+func TestAHeaderThatIsWrittenInSmallLettersIsTheSameOne(t *testing.T) {
+	h := &Handler{Inject: &Inject{Header: "x-mp-token"}}
+	h.setDefaults()
+	require.Equal(t, "X-Mp-Token", h.Inject.Header)
+}
+
+func TestTheHandlerComesAfterThoseWhoTellTheSeller(t *testing.T) {
+	adapted, err := adapt(t, newRig(t).expand(globalBlock+`
+SHOP {
+	reverse_proxy APP
+	mercadopago {
+		seller {http.auth.user.id}
+	}
+	basic_auth {
+		shop-1 $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG
+	}
+}
+`))
+	require.NoError(t, err)
+	at := func(handler string) int { return strings.Index(adapted, `"handler": "`+handler+`"`) }
+	require.Positive(t, at("authentication"))
+	require.Less(t, at("authentication"), at("mercadopago"))
+	require.Less(t, at("mercadopago"), at("reverse_proxy"))
+}

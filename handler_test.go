@@ -1,6 +1,7 @@
 package mercadopago
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
 )
 
 var (
@@ -258,4 +260,16 @@ func TestTheLogHasOneLineForAConnectAndOneForADisconnect(t *testing.T) {
 	require.Equal(t, 2, strings.Count(r.logged(), "connected\""), r.logged())
 	require.Equal(t, 1, strings.Count(r.logged(), `"msg":"connected"`))
 	require.Equal(t, 1, strings.Count(r.logged(), `"msg":"disconnected"`))
+}
+
+func TestAFailureThatTimeMendsIsNotPassedOn(t *testing.T) {
+	h := bearer()
+	h.Unconnected = unconnectedPass
+	require.True(t, h.passes("shop-1", errNoSession))
+	require.True(t, h.passes("", errNobody))
+	require.True(t, h.passes("shop-1", &tokensource.Error{Status: tokensource.ReconnectRequired}))
+	require.False(t, h.passes("shop-1", &tokensource.Error{Status: tokensource.Connected, Reason: tokensource.ReasonStore}))
+	require.False(t, h.passes("shop-1", errors.New("odd")))
+	h.Unconnected = unconnectedReject
+	require.False(t, h.passes("shop-1", errNoSession))
 }

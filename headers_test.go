@@ -1,13 +1,20 @@
 package mercadopago
 
 import (
+	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
 )
 
 func TestACopyOfTheHeaderIsStrippedInEverySpellingThatServersFold(t *testing.T) {
@@ -160,5 +167,61 @@ func TestOnlyConfiguredPeersMayCallEgress(t *testing.T) {
 		for _, remote := range test.refuses {
 			require.False(t, egress.admits(remote), remote)
 		}
+	}
+}
+
+// liveToken is a seller's token, and what it goes upstream as.
+func liveToken(t *testing.T) (token *tokensource.Token, bearer string) {
+	t.Helper()
+	w := warm(t, 1)
+	token, err := w.app.source.Token(t.Context(), defaultApplication, w.sellers[0], time.Minute)
+	require.NoError(t, err)
+	return token, "Bearer " + token.AccessToken().Reveal()
+}
+
+// getRequest is a request as a server of Caddy hands it on.
+func getRequest() *http.Request {
+	return prepare(httptest.NewRequest(http.MethodGet, "/", nil), nil, new(caddyhttp.Server))
+}
+
+func bearer() *Handler { return &Handler{Inject: &Inject{Header: "Authorization", Scheme: "Bearer"}} }
+
+func TestTheHeadersOfARequestAreAsTheyWereBehindTheHandler(t *testing.T) {
+	const cookies = "theme=dark; __Host-mp_session=x"
+	token, value := liveToken(t)
+	for name, sent := range map[string]http.Header{
+		"with a copy of its own": {"Authorization": {"Bearer own"}, "Cookie": {cookies}, "Connection": {"authorization, close"}},
+		"without":                {"Cookie": {cookies}, "Accept": {"*/*"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := getRequest()
+			r.Header = sent.Clone()
+			next := func(_ http.ResponseWriter, r *http.Request) error {
+				assert.Equal(t, []string{value}, r.Header["Authorization"])
+				assert.Equal(t, []string{"theme=dark"}, r.Header["Cookie"], "another handler's session is no app's business")
+				return nil
+			}
+			require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), "", token))
+			require.Equal(t, sent, r.Header)
+			failing := func(http.ResponseWriter, *http.Request) error { return errors.New("no upstream") }
+			require.Error(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(failing), "", token))
+			require.Empty(t, r.Header["Authorization"], "handle_errors comes next")
+			require.Equal(t, []string{"theme=dark"}, r.Header["Cookie"])
+		})
+	}
+}
+
+func TestEachRequestHasTheTokenInASliceOfItsOwn(t *testing.T) {
+	token, value := liveToken(t)
+	for range 2 {
+		next := func(_ http.ResponseWriter, r *http.Request) error {
+			values := r.Header["Authorization"]
+			assert.Equal(t, []string{value}, values)
+			values[0] = "edited in place" // as header_up with a replacement does
+			_ = append(values, "more")
+			return nil
+		}
+		r := getRequest()
+		require.NoError(t, bearer().pass(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(next), "", token))
 	}
 }

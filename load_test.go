@@ -7,6 +7,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/storetest"
 )
 
 // Each fails at load with one sentence that names the place and the cure.
@@ -223,4 +226,9 @@ func TestAFaultOfTheApplicationIsToldAsSuchByItsHandlersToo(t *testing.T) {
 		require.ErrorContains(t, err, "applications.default.client_id is missing")
 		require.NotContains(t, err.Error(), "no application is configured")
 	}
+}
+
+func TestOnAStorageThatIsNotTheFileSystemAKeyIsRequired(t *testing.T) {
+	a := &App{logger: zap.NewNop(), storage: storetest.NewMemory()}
+	require.ErrorContains(t, a.provisionKeys(), "encryption_key is missing")
 }

@@ -2,10 +2,13 @@ package mercadopago
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -14,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
+	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
 // Handlers may edit a header's values in place: what one attempt made of them is
@@ -187,4 +191,151 @@ func TestAHeaderThatWasKeptIsWhatItWasWhateverBecameOfIt(t *testing.T) {
 	require.Equal(t, was, header)
 	require.Nil(t, header["X-Forwarded-For"])
 	require.Contains(t, header, "X-Forwarded-For")
+}
+
+func TestAnAnswerToATokenIsPrivateUnlessItSaysOtherwise(t *testing.T) {
+	token, _ := liveToken(t)
+	for name, test := range map[string]struct {
+		next func(http.ResponseWriter)
+		want string
+	}{
+		"written":           {func(w http.ResponseWriter) { w.WriteHeader(http.StatusOK) }, "private"},
+		"written by nobody": {func(http.ResponseWriter) {}, "private"},
+		"says otherwise": {func(w http.ResponseWriter) {
+			w.Header().Set("Cache-Control", "public")
+			w.WriteHeader(http.StatusOK)
+		}, "public"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			next := func(w http.ResponseWriter, _ *http.Request) error { test.next(w); return nil }
+			r := getRequest()
+			require.NoError(t, bearer().pass(w, r, caddyhttp.HandlerFunc(next), "", token))
+			require.Equal(t, test.want, w.Header().Get("Cache-Control"))
+		})
+	}
+}
+
+// api answers 401 so many times, and notes what was sent.
+type api struct {
+	mu      sync.Mutex
+	refuses int
+	body    string // of the 401
+	bodies  []string
+	seen    []*http.Request
+}
+
+func (a *api) handle(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.bodies, a.seen = append(a.bodies, string(body)), append(a.seen, r.Clone(r.Context()))
+	if len(a.seen) <= a.refuses {
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = io.WriteString(w, a.body)
+	}
+}
+
+func TestWhichRequestsAreSentOnceMoreAfterA401(t *testing.T) {
+	const limit = 1024
+	body := func(n int) io.Reader { return strings.NewReader(strings.Repeat("x", n)) }
+	for name, test := range map[string]struct {
+		options, method string
+		body            io.Reader
+		key             bool
+		refuses         int
+		fault           bool
+		status, sent    int
+	}{
+		"GET":                           {method: http.MethodGet, refuses: 1, status: 200, sent: 2},
+		"POST":                          {method: http.MethodPost, body: body(9), refuses: 1, status: 401, sent: 1},
+		"POST with a key":               {method: http.MethodPost, body: body(9), key: true, refuses: 1, status: 200, sent: 2},
+		"a body at the bound":           {method: http.MethodPut, body: body(limit), refuses: 1, status: 200, sent: 2},
+		"a body above the bound":        {method: http.MethodPut, body: body(limit + 1), refuses: 1, status: 401, sent: 1},
+		"a body of unknown length":      {method: http.MethodPut, body: struct{ io.Reader }{body(9)}, refuses: 1, status: 401, sent: 1},
+		"switched off":                  {options: "max_replay_body 0", method: http.MethodGet, refuses: 1, status: 401, sent: 1},
+		"a token that is refused again": {method: http.MethodGet, refuses: 9, status: 401, sent: 2},
+		"no other token":                {method: http.MethodGet, refuses: 1, fault: true, status: 401, sent: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			if test.options == "" {
+				test.options = "max_replay_body " + strconv.Itoa(limit)
+			}
+			r.load(egressTo(test.options))
+			r.connectSeller("shop-1", aurora)
+			a := &api{refuses: test.refuses, body: "refused"}
+			r.app.handle = a.handle
+			if test.fault {
+				r.sandbox.Fault(sandbox.Fault{Kind: sandbox.ServerError, Path: "/oauth/token"})
+			}
+			header := http.Header{"X-Seller": {"shop-1"}}
+			if test.key {
+				header.Set("X-Idempotency-Key", "1")
+			}
+			got := r.call(test.method, r.at("EGRESS")+"/v1/payments", test.body, header)
+			require.Equal(t, test.status, got.status)
+			require.Len(t, a.seen, test.sent)
+			if test.status == http.StatusUnauthorized {
+				require.Equal(t, "refused", got.body)
+			}
+			if test.sent == 2 {
+				require.Equal(t, a.bodies[0], a.bodies[1])
+				require.NotEqual(t, a.seen[0].Header.Get("Authorization"), a.seen[1].Header.Get("Authorization"))
+			}
+		})
+	}
+}
+
+func TestASecondAttemptIsTheFirstRequestAgain(t *testing.T) {
+	r := newRig(t)
+	r.load(strings.Replace(egressTo(""), "reverse_proxy APP {\n\t\theader_up -X-Seller\n\t}", `handle /api/* {
+		route {
+			@get method GET
+			request_header @get X-Was GET
+			method PUT
+			request_header +X-Stage one
+			uri strip_prefix /api
+			reverse_proxy APP
+		}
+	}
+	handle {
+		respond elsewhere 404
+	}`, 1))
+	r.connectSeller("shop-1", aurora)
+	a := &api{refuses: 1}
+	r.app.handle = a.handle
+	got := r.call(http.MethodGet, r.at("EGRESS")+"/api/api/x?q=1", nil, http.Header{"X-Seller": {"shop-1"}})
+	require.Equal(t, http.StatusOK, got.status)
+	require.Len(t, a.seen, 2)
+	for _, seen := range a.seen {
+		require.Equal(t, "PUT /api/x?q=1", seen.Method+" "+seen.URL.RequestURI())
+		require.Equal(t, []string{"one"}, seen.Header["X-Stage"])
+		require.Equal(t, []string{"GET"}, seen.Header["X-Was"])
+	}
+}
+
+func TestALong401GoesOn(t *testing.T) {
+	r := newRig(t)
+	r.load(egressTo(""))
+	r.connectSeller("shop-1", aurora)
+	a := &api{refuses: 1, body: strings.Repeat("x", 2*maxHeld)}
+	r.app.handle = a.handle
+	got := r.call(http.MethodGet, r.at("EGRESS")+"/", nil, http.Header{"X-Seller": {"shop-1"}})
+	require.Equal(t, http.StatusUnauthorized, got.status)
+	require.Equal(t, a.body, got.body)
+	require.Len(t, a.seen, 1)
+}
+
+func TestA401OfTheAppIsItsOwn(t *testing.T) {
+	r := newRig(t)
+	r.load(sellerSite)
+	r.connectSeller("shop-1", aurora)
+	a := &api{refuses: 1, body: "log in"}
+	r.app.handle = a.handle
+	got := r.call(http.MethodGet, r.at("SHOP")+"/", nil, http.Header{"X-User": {"shop-1"}})
+	require.Equal(t, http.StatusUnauthorized, got.status)
+	require.Equal(t, "log in", got.body)
+	require.Len(t, a.seen, 1)
+	require.Zero(t, r.sandbox.Stats().Tokens("refresh_token"))
 }

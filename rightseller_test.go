@@ -17,6 +17,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
+	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
 // TestEveryAnswerIsTheRightSellersOrAnError has many callers ask for many sellers
@@ -26,34 +29,39 @@ import (
 // that was asked for was connected to at some moment of the request. A client's
 // own token, the platform's and a disconnected seller's never do.
 //
-// REQUESTS is how many requests are made: 100000, unless it is set.
+// REQUESTS is how many requests are made: 20000, unless it is set. TEST_SEED decides
+// who asks for whom, and what changes.
 func TestEveryAnswerIsTheRightSellersOrAnError(t *testing.T) {
-	requests := int64(100_000)
+	requests := int64(20_000)
 	if text := os.Getenv("REQUESTS"); text != "" {
 		var err error
 		requests, err = strconv.ParseInt(text, 10, 64)
 		require.NoError(t, err)
 	}
-	r := &run{market: newMarket(t), requests: requests, reloadEvery: 2000}
+	r := &run{market: newMarket(t, 60), random: sample.Rand(t, 0), requests: requests, reloadEvery: min(2000, max(requests/10, 1))}
 	before := r.sandbox.Stats()
 	began := time.Now()
 	r.all()
-	after := r.sandbox.Stats()
-	for _, grant := range []string{"refresh_token", "client_credentials"} {
-		r.changes.put("token requests "+grant, int64(after.TokenRequests[grant]["ok"]-before.TokenRequests[grant]["ok"]))
+	// What makes this hard must have been there. When that takes more requests
+	// depends on how long each of them lasts.
+	for more := 0; len(r.missing(before)) > 0 && more < 20; more++ {
+		r.requests = max(requests/4, r.reloadEvery)
+		r.all()
 	}
-	t.Logf("%d requests in %s\n%s\n%s", requests, time.Since(began).Round(time.Second), &r.changes, &r.outcomes)
-	r.wereThere()
+	t.Logf("%d requests in %s\n%s\n%s", r.asked, time.Since(began).Round(time.Second), &r.changes, &r.outcomes)
+	require.Empty(t, r.missing(before), "this never happened")
+	r.mostWereRight()
 }
 
 // run is many requests, and what became of them.
 type run struct {
 	*market
+	random      *rand.Rand
 	requests    int64
 	reloadEvery int64
 	// faulty says that the provider fails: then nobody is owed an answer.
 	faulty   bool
-	made     atomic.Int64
+	asked    int64 // requests of all rounds
 	wrongs   atomic.Int64
 	outcomes tally
 }
@@ -64,24 +72,32 @@ const (
 	tradeEvery = 250
 )
 
+// all makes one round of requests.
 func (r *run) all() {
-	// Changes keep pace with the requests, however fast the machine is.
+	// Changes keep pace with the requests, however fast the machine is: a caller whose
+	// request makes one due waits until it can be made.
 	trades, reloads := make(chan struct{}, traders), make(chan struct{}, 1)
 	var changing, calling sync.WaitGroup
-	for i := range traders {
-		changing.Go(func() { r.trade(rand.New(rand.NewPCG(uint64(i), 1)), trades) })
+	for range traders {
+		random := r.another()
+		changing.Go(func() { r.trade(random, trades) })
 	}
 	changing.Go(func() { r.reload(reloads) })
-	for i := range callers {
+	var made atomic.Int64
+	for range callers {
+		c := &caller{run: r, random: r.another(), client: http.Client{
+			Transport:     r.transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}}
 		calling.Go(func() {
-			c := &caller{run: r, random: rand.New(rand.NewPCG(uint64(i), 2)), client: http.Client{
-				Transport:     r.transport,
-				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			}}
-			for n := r.made.Add(1); n <= r.requests && r.wrongs.Load() < 20; n = r.made.Add(1) {
-				c.call(n)
-				pace(trades, n%tradeEvery == 0)
-				pace(reloads, n%r.reloadEvery == 0)
+			for n := made.Add(1); n <= r.requests && r.wrongs.Load() < 20; n = made.Add(1) {
+				c.call(r.asked + n)
+				if n%tradeEvery == 0 {
+					trades <- struct{}{}
+				}
+				if n%r.reloadEvery == 0 {
+					reloads <- struct{}{}
+				}
 			}
 		})
 	}
@@ -89,15 +105,12 @@ func (r *run) all() {
 	close(trades)
 	close(reloads)
 	changing.Wait()
+	r.asked += r.requests
 }
 
-func pace(turns chan<- struct{}, now bool) {
-	if now {
-		select {
-		case turns <- struct{}{}:
-		default: // it is busy
-		}
-	}
+// another returns a source of random numbers of its own.
+func (r *run) another() *rand.Rand {
+	return rand.New(rand.NewPCG(r.random.Uint64(), r.random.Uint64()))
 }
 
 // caller makes requests one after the other.
@@ -394,28 +407,45 @@ func (c *caller) askApplication(q *question) {
 	c.get(q, "own", "/")
 }
 
-// wereThere requires that what makes this hard was there, and that most
-// sellers who were connected got what they asked for.
-func (r *run) wereThere() {
-	// For a hundred thousand requests; of ten million a fast machine has not the
-	// time for a hundred times as many.
-	for name, least := range map[string]int64{
-		"reloads": 15, "reloads that failed": 3, "connects": 10, "disconnects": 10,
-		"reconnects to the same account": 10, "reconnects to another account": 10,
-		"token requests refresh_token": 150, "token requests client_credentials": 4,
-	} {
-		require.GreaterOrEqual(r.t, r.changes.of(name), max(1, min(r.requests, 1_000_000)*least/100_000), name)
+// missing returns what makes this hard and did not happen, or not often enough.
+func (r *run) missing(before sandbox.Stats) (names []string) {
+	after := r.sandbox.Stats()
+	tokens := func(grant string) int64 {
+		return int64(after.TokenRequests[grant]["ok"] - before.TokenRequests[grant]["ok"])
 	}
-	for _, way := range []string{"seller", "session", "egress", "pass", "as application"} {
-		asked := r.outcomes.of(way + ": asked while connected")
-		require.Positive(r.t, asked, way)
-		require.GreaterOrEqual(r.t, r.outcomes.of(way+": right, asked while connected"), asked*9/10, way)
+	for name, count := range map[string][2]int64{
+		"reloads":                                {r.changes.of("reloads"), 3},
+		"reloads that failed":                    {r.changes.of("reloads that failed"), 1},
+		"connects":                               {r.changes.of("connects"), 5},
+		"disconnects":                            {r.changes.of("disconnects"), 5},
+		"reconnects to the same account":         {r.changes.of("reconnects to the same account"), 5},
+		"reconnects to another account":          {r.changes.of("reconnects to another account"), 5},
+		"token requests with refresh_token":      {tokens("refresh_token"), 100},
+		"token requests with client_credentials": {tokens("client_credentials"), 4},
+	} {
+		if count[0] < count[1] {
+			names = append(names, name)
+		}
 	}
 	for _, name := range []string{
+		"seller: asked while connected", "session: asked while connected", "egress: asked while connected",
+		"pass: asked while connected", "as application: asked while connected",
 		"seller: refused", "session: refused", "egress: refused", "pass: without a token",
 		"nobody: refused", "nobody: without a token", "foreign session: refused", "seller: right",
 	} {
-		require.Positive(r.t, r.outcomes.of(name), name)
+		if r.outcomes.of(name) == 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// mostWereRight requires that most sellers who were connected got what they asked
+// for.
+func (r *run) mostWereRight() {
+	for _, way := range []string{"seller", "session", "egress", "pass", "as application"} {
+		asked := r.outcomes.of(way + ": asked while connected")
+		require.GreaterOrEqual(r.t, r.outcomes.of(way+": right, asked while connected"), asked*9/10, way)
 	}
 }
 
@@ -425,15 +455,13 @@ type tally struct {
 	counts map[string]int64
 }
 
-func (t *tally) add(name string) { t.put(name, 1) }
-
-func (t *tally) put(name string, n int64) {
+func (t *tally) add(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.counts == nil {
 		t.counts = make(map[string]int64)
 	}
-	t.counts[name] += n
+	t.counts[name]++
 }
 
 func (t *tally) of(name string) int64 {

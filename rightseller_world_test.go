@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/memdir"
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
@@ -39,12 +39,17 @@ type market struct {
 	shops     []*shop
 	parties   []*party
 	accounts  []int64
+	// sellersPerShop is how many sellers each application has.
+	sellersPerShop int
 
 	// clock numbers the moments at which requests and changes begin and end.
 	clock   atomic.Int64
 	changes tally
 	// trouble is made before each reload.
 	trouble func()
+	// turn numbers the reloads, and trades the changes of sellers.
+	turn   int
+	trades atomic.Int64
 }
 
 // shop is one application. Its sellers connect by a name that the layer in front
@@ -185,25 +190,22 @@ func (p *party) aSession(random *rand.Rand) (session, bool) {
 }
 
 const (
-	sellersPerShop = 60
-	// Fewer accounts than sellers: some sellers of an application share one.
-	accountsInAll    = 40
-	accountsAtFirst  = 30
-	connectedAtFirst = 35 // fewer than the exchanges that may be made at once
-	marketSecret     = "market-secret"
-	tokensLive       = 4 // turns of reload
+	marketSecret = "market-secret"
+	tokensLive   = 4 // turns of reload
 )
 
-func newMarket(t *testing.T) *market {
+// newMarket starts a market of so many sellers per application, 60 at the most.
+func newMarket(t *testing.T, sellers int) *market {
 	t.Helper()
-	m := &market{t: t, transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	m := &market{t: t, sellersPerShop: sellers, transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	address := freeAddress(t)
 	_, m.port, _ = net.SplitHostPort(address)
 	m.transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
 	var options sandbox.Options
-	for i := range accountsInAll {
+	// Fewer accounts than sellers: some sellers of an application share one.
+	for i := range sellers * 2 / 3 {
 		id := 5411000000 + int64(i)
 		m.accounts = append(m.accounts, id)
 		options.Accounts = append(options.Accounts, sandbox.Account{UserID: id, Nickname: fmt.Sprintf("SHOP_%d", i), Country: "AR"})
@@ -225,7 +227,7 @@ func newMarket(t *testing.T) *market {
 	t.Cleanup(app.Close)
 	t.Setenv("MP_TEST_SECRET", marketSecret)
 	t.Setenv("MP_TEST_KEY", testKey)
-	m.vars = strings.NewReplacer("STORAGE", memoryFolder(t), "TRANSPORT", marketTransport, "API", api.URL, "APP", app.URL)
+	m.vars = strings.NewReplacer("STORAGE", memdir.New(t), "TRANSPORT", marketTransport, "API", api.URL, "APP", app.URL)
 	for _, s := range m.shops {
 		s.platform = m.platformToken(api.URL, s)
 	}
@@ -239,21 +241,6 @@ func newMarket(t *testing.T) *market {
 	require.NoError(t, caddy.Load([]byte(m.good), true))
 	m.fill()
 	return m
-}
-
-// memoryFolder is a folder in memory, where there is such a thing: what keeps
-// these tests waiting is the flushing of files.
-func memoryFolder(t *testing.T) string {
-	t.Helper()
-	path, err := os.MkdirTemp("/dev/shm", "caddy-mercadopago-")
-	if err != nil {
-		return t.TempDir()
-	}
-	// What is still under way may write there as it is deleted.
-	t.Cleanup(func() {
-		require.Eventually(t, func() bool { return os.RemoveAll(path) == nil }, 10*time.Second, 10*time.Millisecond)
-	})
-	return path
 }
 
 // echo tells which request arrived, with which tokens, and what it was told.
@@ -285,14 +272,16 @@ func (m *market) platformToken(api string, s *shop) string {
 // fill makes the sellers, and connects the first of every shop.
 func (m *market) fill() {
 	var connecting sync.WaitGroup
+	// Fewer are connected than the exchanges that may be made at once.
+	accountsAtFirst, connectedAtFirst := m.sellersPerShop/2, m.sellersPerShop*7/12
 	for n, s := range m.shops {
-		count := sellersPerShop
+		count := m.sellersPerShop
 		if s.sessions {
-			count = accountsInAll
+			count = len(m.accounts)
 		}
 		accounts := make([]int64, count)
 		for i := range count {
-			accounts[i] = m.accounts[(i%accountsAtFirst+7*n)%accountsInAll]
+			accounts[i] = m.accounts[(i%accountsAtFirst+7*n)%len(m.accounts)]
 			p := &party{shop: s, name: fmt.Sprintf("shop-%d", i), book: book{spans: []*span{{to: open}}}}
 			if s.sessions {
 				accounts[i] = m.accounts[i]
@@ -315,15 +304,15 @@ func (m *market) fill() {
 // reload loads the configuration again and again, every fifth time one that
 // fails.
 func (m *market) reload(turns <-chan struct{}) {
-	turn, last := 0, time.Now()
+	last := time.Now()
 	for range turns {
-		turn++
+		m.turn++
 		m.live(tokensLive * time.Since(last))
 		last = time.Now()
 		if m.trouble != nil {
 			m.trouble()
 		}
-		if turn%5 == 0 {
+		if m.turn%5 == 0 {
 			err := caddy.Load([]byte(m.bad), true)
 			if err == nil || !strings.Contains(err.Error(), "address already in use") {
 				m.t.Errorf("loading a configuration whose port is taken: %v", err)
@@ -331,7 +320,7 @@ func (m *market) reload(turns <-chan struct{}) {
 			m.changes.add("reloads that failed")
 			continue
 		}
-		text := strings.ReplaceAll(m.good, `"first"`, `"number `+strconv.Itoa(turn)+`"`)
+		text := strings.ReplaceAll(m.good, `"first"`, `"number `+strconv.Itoa(m.turn)+`"`)
 		if err := caddy.Load([]byte(text), true); err != nil {
 			m.t.Errorf("reloading: %v", err)
 		}
@@ -353,11 +342,9 @@ func (m *market) live(life time.Duration) {
 // disconnects them, one at each turn.
 func (m *market) trade(random *rand.Rand, turns <-chan struct{}) {
 	for range turns {
-		p := m.parties[random.IntN(len(m.parties))]
-		if !p.changing.TryLock() {
-			continue
-		}
-		what, change := m.plan(random, p)
+		what := changes[m.trades.Add(1)%int64(len(changes))]
+		p := m.pick(random, what)
+		change := m.plan(random, p, what)
 		// What failed did so for a passing reason. Until it is done nobody knows.
 		for err := change(); err != nil; err = change() {
 			m.changes.add("changes that failed")
@@ -371,25 +358,38 @@ func (m *market) trade(random *rand.Rand, turns <-chan struct{}) {
 	}
 }
 
-func (m *market) plan(random *rand.Rand, p *party) (what string, change func() error) {
+// changes are what sellers do, one after the other: each is made as often.
+var changes = []string{"connects", "disconnects", "reconnects to the same account", "reconnects to another account"}
+
+// pick returns a seller whose turn for a change it is, with changing locked.
+func (m *market) pick(random *rand.Rand, what string) *party {
+	for {
+		p := m.parties[random.IntN(len(m.parties))]
+		if !p.changing.TryLock() {
+			continue
+		}
+		isConnected := p.settled() != 0
+		if isConnected != (what == "connects") && (!p.shop.sessions || what != "reconnects to another account") {
+			return p
+		}
+		p.changing.Unlock()
+	}
+}
+
+func (m *market) plan(random *rand.Rand, p *party, what string) (change func() error) {
 	now := p.settled()
 	to := now
-	what = "reconnects to the same account"
-	switch dice := random.IntN(4); {
+	switch {
+	case what == "disconnects":
+		return func() error { return m.disconnect(p) }
 	case now == 0 && p.shop.sessions:
-		what = "connects"
 		to, _ = strconv.ParseInt(p.name, 10, 64)
-	case now == 0:
-		what, to = "connects", m.accounts[random.IntN(len(m.accounts))]
-	case dice == 0:
-		return "disconnects", func() error { return m.disconnect(p) }
-	case dice < 3 && !p.shop.sessions:
+	case what != "reconnects to the same account":
 		for to == now {
 			to = m.accounts[random.IntN(len(m.accounts))]
 		}
-		what = "reconnects to another account"
 	}
-	return what, func() error { return m.connect(p, to) }
+	return func() error { return m.connect(p, to) }
 }
 
 // connect walks through the pages, as the seller's browser does.

@@ -2,8 +2,11 @@ package mercadopago
 
 import (
 	"context"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -108,3 +111,31 @@ func (r *rig) otherSite(source *tokensource.Source) http.RoundTripper {
 type roundTripper func(*http.Request) *http.Response
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r), nil }
+
+func TestAStoreThatFailsEndsNoSession(t *testing.T) {
+	r := newRig(t)
+	r.load(sessionSite)
+	b := r.connected(aurora)
+	require.NoError(t, stopCaddy()) // memory would serve on
+	damaged := 0
+	require.NoError(t, filepath.WalkDir(filepath.Join(r.storage, "mercadopago", "connections"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			damaged++
+			err = os.WriteFile(path, []byte("damaged"), 0o600)
+		}
+		return err
+	}))
+	require.Equal(t, 1, damaged)
+	r.load(sessionSite)
+	got := b.get(r.at("SHOP") + "/")
+	require.Equal(t, http.StatusServiceUnavailable, got.status)
+	require.Empty(t, got.header.Values("Set-Cookie"))
+}
+
+func TestADisconnectTakesTheSessionFromOtherBrowsers(t *testing.T) {
+	r := newRig(t)
+	r.load(sessionSite)
+	one, two := r.connected(aurora), r.connected(aurora)
+	one.confirm(r.at("SHOP"), one.get(r.at("SHOP")+"/connect/disconnect"))
+	require.Contains(t, two.get(r.at("SHOP")+"/").header.Get("Set-Cookie"), "mp_session=;")
+}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strconv"
 	"strings"
@@ -518,4 +519,51 @@ func FuzzNotification(f *testing.F) {
 			require.Empty(t, strings.Trim(n.application, "0123456789"))
 		}
 	})
+}
+
+func TestANotificationThatWasAskedAboutIsNotAskedAboutAgain(t *testing.T) {
+	r := newRig(t)
+	r.webhooks(webhookSite)
+	r.connected(aurora)
+	asked, n := r.asked(), deauthorization(aurora.UserID)
+	for range 3 {
+		require.Equal(t, http.StatusOK, r.notify(n).status)
+	}
+	require.Equal(t, asked+1, r.asked())
+}
+
+func TestABodyIsNotReadBeforeItsSignatureHolds(t *testing.T) {
+	body := &bytes.Buffer{}
+	body.WriteString("{}")
+	r := httptest.NewRequest(http.MethodPost, "/hook?data.id=1", body)
+	r.Header.Set("X-Signature", "ts="+strconv.FormatInt(time.Now().Unix(), 10)+",v1="+strings.Repeat("ab", 32))
+	w := &Webhook{secrets: []secret.Secret{secret.New(webhookSecret)}, seen: newDeliveries()}
+	_, err := w.take(httptest.NewRecorder(), r)
+	require.ErrorIs(t, err, errSignedForged)
+	require.Equal(t, "{}", body.String())
+}
+
+func TestASignatureHasOneOfEachPart(t *testing.T) {
+	good, other := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
+	for name, test := range map[string]struct {
+		signature, query string
+		want             error
+	}{
+		"as it is":                {"ts=1704908010,v1=" + good, "data.id=1", nil},
+		"two times":               {"ts=1,ts=1704908010,v1=" + good, "data.id=1", errSignedOdd},
+		"two hashes":              {"ts=1704908010,v1=" + other + ",v1=" + good, "data.id=1", errSignedOdd},
+		"two ids":                 {"ts=1704908010,v1=" + good, "data.id=1&data.id=2", errSignedOdd},
+		"an id that is two parts": {"ts=1704908010,v1=" + good, "data.id=1%3Bts:2", errSignedOdd},
+	} {
+		_, err := parseSigned(test.query, http.Header{"X-Signature": {test.signature}})
+		require.Equal(t, test.want, err, name)
+	}
+}
+
+func TestStrangersFillTheLogWithALineAMinute(t *testing.T) {
+	var l rateLimit
+	now := time.Now()
+	require.True(t, l.allow(now))
+	require.False(t, l.allow(now.Add(time.Second)))
+	require.True(t, l.allow(now.Add(complaintPause)))
 }

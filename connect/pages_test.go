@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -231,4 +232,21 @@ func luminance(t *testing.T, hex string) float64 {
 		l += weight * c
 	}
 	return l
+}
+
+func TestRedirectsAreKeptByNoCache(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("")
+	b.begin("")
+	require.Equal(t, "no-store", b.last.header.Get("Cache-Control"))
+	require.Equal(t, "no-referrer", b.last.header.Get("Referrer-Policy"))
+}
+
+func TestAProblemIsKeptByNoCacheAndOneOfNoKindIsTemporary(t *testing.T) {
+	w := httptest.NewRecorder()
+	Refuse(w, httptest.NewRequest(http.MethodGet, shop+"/", nil), Problem{Code: "of no kind"})
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+	require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
 }

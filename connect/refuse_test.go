@@ -434,3 +434,35 @@ func TestEveryProblemHasWordsAndEvery503SaysWhen(t *testing.T) {
 	require.Equal(t, 503, w.Code)
 	require.Equal(t, "10", w.Header().Get("Retry-After"))
 }
+
+func TestOnlyAnExplicitWordConnects(t *testing.T) {
+	s := newSite(t, Config{SellerMode: true, Confirm: true})
+	b := s.browser("shop-42")
+	b.comeBack(b.begin(""), tienda())
+	question := b.last
+	for _, word := range []string{"", "yes", "Connect"} {
+		b.last = question
+		b.press(word)
+		require.Empty(t, s.source.connection("shop-42").ID, word)
+	}
+	b.last = question
+	b.press("connect")
+	require.NotEmpty(t, s.source.connection("shop-42").ID)
+}
+
+func TestAFormWithTwoOriginsIsRefused(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("")
+	r, err := http.NewRequest(http.MethodPost, s.server.URL+"/connect", nil)
+	require.NoError(t, err)
+	r.Header["Origin"] = []string{s.server.URL, "https://evil.example"}
+	r.Header.Set("Sec-Fetch-Mode", "navigate")
+	require.Equal(t, CodeForeignForm, b.send(r).problem())
+}
+
+func TestASellerWithAnEndlessNameIsRefused(t *testing.T) {
+	s := newSite(t, Config{SellerMode: true})
+	b := s.browser(strings.Repeat("x", maxSeller+1))
+	b.visit("/connect", "same-origin")
+	require.Equal(t, CodeBadSeller, b.last.problem())
+}

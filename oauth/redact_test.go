@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -105,10 +106,14 @@ func TestNoSecretShowsInAnyError(t *testing.T) {
 		"client secret": "canary-clientsecret", "older secret": "canary-oldersecret", "code": "canary-code",
 		"verifier": "canary-verifier", "refresh": "canary-refresh", "access": "canary-access",
 	}
+	var answer atomic.Pointer[http.HandlerFunc]
+	client := newTestClient(t, serve(t, func(w http.ResponseWriter, r *http.Request) { (*answer.Load())(w, r) }), func(c *Config) {
+		c.ClientSecrets = []secret.Secret{secret.New(secrets["client secret"]), secret.New(secrets["older secret"])}
+	})
 	for _, status := range []int{200, 302, 400, 401, 403, 404, 429, 500} {
 		for _, member := range []string{"error", "message", "error_description", "errorKey"} {
 			for name, echo := range echoes {
-				address := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					body, _ := io.ReadAll(r.Body)
 					said := echo(string(body) + r.Header.Get("Authorization"))
 					content, _ := json.Marshal(map[string]any{member: said, "access_token": 7})
@@ -117,9 +122,7 @@ func TestNoSecretShowsInAnyError(t *testing.T) {
 					w.WriteHeader(status)
 					_, _ = w.Write(content)
 				})
-				client := newTestClient(t, address, func(c *Config) {
-					c.ClientSecrets = []secret.Secret{secret.New(secrets["client secret"]), secret.New(secrets["older secret"])}
-				})
+				answer.Store(&handler)
 				var all []error
 				_, err := client.Exchange(t.Context(), secrets["code"], secret.New(secrets["verifier"]))
 				all = append(all, err)
@@ -170,4 +173,13 @@ func FuzzRedact(f *testing.F) {
 			require.NotContains(t, strings.ReplaceAll(text, masked, "\n"), value)
 		}
 	})
+}
+
+// Cut first, half of it would be left, and known for nothing.
+func TestASecretThatTheCutWouldHalveIsMasked(t *testing.T) {
+	word := strings.Repeat("wordy", 8)
+	for spaces := range 30 {
+		text := strings.Repeat("x ", 80) + strings.Repeat(" ", spaces) + word
+		require.NotContains(t, newRedactor([]secret.Secret{secret.New(word)}).redact(text), "wordyw")
+	}
 }

@@ -184,17 +184,34 @@ func TestTheIndexIsOnlyAHint(t *testing.T) {
 }
 
 func TestAnAccountOfHundredsOfSellersStaysReadable(t *testing.T) {
-	storage := storetest.NewMemory()
-	store := caddystorage.New(storage, keyring(t, "k"))
-	for i := range 900 {
+	const sellers = 900
+	storage, ring := storetest.NewMemory(), keyring(t, "k")
+	store := caddystorage.New(storage, ring)
+	connect := func(s *caddystorage.Store, n int) {
 		c := shop
-		c.ID, c.Seller = fmt.Sprintf("%s-%d", strings.Repeat("x", 60), i), fmt.Sprint("shop-", i)
-		require.NoError(t, store.PutConnection(t.Context(), c))
+		c.ID, c.Seller = fmt.Sprintf("%s-%d", strings.Repeat("x", 60), n), fmt.Sprint("shop-", n)
+		require.NoError(t, s.PutConnection(t.Context(), c))
+	}
+	// Most are connected in a storage of their own, and moved into the common one:
+	// connecting a seller costs more, the more sellers the account has.
+	for n := range sellers - 20 {
+		own := storetest.NewMemory()
+		connect(caddystorage.New(own, ring), n)
+		for _, key := range keys(t, own, "") {
+			if !strings.HasSuffix(key, "/index") {
+				raw, err := own.Load(t.Context(), key)
+				require.NoError(t, err)
+				require.NoError(t, storage.Store(t.Context(), key, raw))
+			}
+		}
+	}
+	for n := sellers - 20; n < sellers; n++ {
+		connect(store, n)
 	}
 	require.NoError(t, store.AddPair(t.Context(), account, newPair(1, 0, "x")))
 	connections, err := store.Connections(t.Context(), account)
 	require.NoError(t, err)
-	require.Len(t, connections, 900)
+	require.Len(t, connections, sellers)
 	raw, err := storage.Load(t.Context(), keys(t, storage, "/index")[0])
 	require.NoError(t, err)
 	require.Less(t, len(raw), 64<<10)

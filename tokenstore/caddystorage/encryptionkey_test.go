@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/memdir"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/caddystorage"
@@ -14,7 +15,8 @@ import (
 )
 
 func TestAKeyIsGeneratedOnceForManyInstances(t *testing.T) {
-	storage := &certmagic.FileStorage{Path: t.TempDir()}
+	t.Parallel() // Caddy's files look for a free lock once a second
+	storage := &certmagic.FileStorage{Path: memdir.New(t)}
 	_, err := caddystorage.ExistingKey(t.Context(), storage)
 	require.ErrorIs(t, err, tokenstore.ErrNotFound)
 
@@ -71,4 +73,18 @@ func TestNoKeyIsMadeWhereTheStorageFails(t *testing.T) {
 		require.ErrorIs(t, err, tokenstore.ErrNotFound)
 		require.NoError(t, storage.Lock(t.Context(), "free"))
 	}
+}
+
+func TestAKeyThatIsMadeAtOnceByTwoIsOne(t *testing.T) {
+	storage := storetest.NewMemory()
+	var other secret.Secret
+	key, err := caddystorage.GeneratedKey(t.Context(), storetest.Hook(storage, func(op, _ string) (err error) {
+		if op == "lock" {
+			other, err = caddystorage.GeneratedKey(t.Context(), storage)
+		}
+		return err
+	}))
+	require.NoError(t, err)
+	require.False(t, other.IsZero())
+	require.True(t, key.Equal(other))
 }

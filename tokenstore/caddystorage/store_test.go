@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/memdir"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/caddystorage"
@@ -34,30 +35,35 @@ func instances(t *testing.T, storage certmagic.Storage) (a, b tokenstore.Store) 
 }
 
 func TestCaddysFilesKeepEveryPromise(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) (a, b tokenstore.Store) {
-		return instances(t, &certmagic.FileStorage{Path: t.TempDir()})
-	})
+		return instances(t, &certmagic.FileStorage{Path: memdir.New(t)})
+	}, storetest.Parallel())
 }
 
 func TestMemoryKeepsEveryPromise(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) (a, b tokenstore.Store) {
 		return instances(t, storetest.NewMemory())
-	})
+	}, storetest.Parallel())
 }
 
 func TestALockThatFailsInsteadOfWaitingKeepsEveryPromise(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) (a, b tokenstore.Store) {
 		return instances(t, storetest.ImpatientLock(storetest.NewMemory()))
 	})
 }
 
 func TestALockThatDoesNothingCostsNoMoreThanItMust(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) (a, b tokenstore.Store) {
 		return instances(t, storetest.NoLock(storetest.NewMemory()))
 	}, storetest.WorthlessLock())
 }
 
 func TestListingsThatLagHideNothing(t *testing.T) {
+	t.Parallel()
 	var late *storetest.LateListings
 	storetest.Run(t, func(t *testing.T) (a, b tokenstore.Store) {
 		late = storetest.NewLateListings(storetest.NewMemory())
@@ -66,6 +72,7 @@ func TestListingsThatLagHideNothing(t *testing.T) {
 }
 
 func TestTheWeakestStorageOfAllLosesNothing(t *testing.T) {
+	t.Parallel()
 	var late *storetest.LateListings
 	storetest.Run(t, func(t *testing.T) (a, b tokenstore.Store) {
 		late = storetest.NewLateListings(storetest.NewMemory())
@@ -74,14 +81,16 @@ func TestTheWeakestStorageOfAllLosesNothing(t *testing.T) {
 }
 
 func TestAtAnyStepThereIsTheOldOrTheNewState(t *testing.T) {
+	t.Parallel()
 	for name, storage := range map[string]func(t *testing.T) certmagic.Storage{
 		"memory": func(*testing.T) certmagic.Storage { return storetest.NewMemory() },
-		"files":  func(t *testing.T) certmagic.Storage { return &certmagic.FileStorage{Path: t.TempDir()} },
+		"files":  func(t *testing.T) certmagic.Storage { return &certmagic.FileStorage{Path: memdir.New(t)} },
 		"late listings": func(*testing.T) certmagic.Storage {
 			return storetest.NewLateListings(storetest.NewMemory())
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			storetest.RunSteps(t, func(t *testing.T, step func() error) (stepping, other tokenstore.Store) {
 				below := storage(t)
 				stepping, _ = instances(t, storetest.Hook(below, func(op, _ string) error {

@@ -91,3 +91,12 @@ func fill(t *testing.T, s *caddystorage.Store) {
 		require.NoError(t, s.PutVerdict(t.Context(), id, tokenstore.Verdict{Pair: "0123456789abcdef0123456789abcdef"}))
 	}
 }
+
+func TestTheTombstoneOfTheLastConnectionStays(t *testing.T) {
+	_, store := filled(t)
+	require.NoError(t, store.DeleteConnection(t.Context(), shop))
+	_, err := store.CleanUp(t.Context(), time.Now().Add(100*24*time.Hour), "", 10)
+	require.NoError(t, err)
+	_, err = store.Connection(t.Context(), shop.Application, shop.Seller)
+	require.ErrorIs(t, err, tokenstore.ErrNotFound)
+}

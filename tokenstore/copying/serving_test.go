@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
@@ -33,6 +35,7 @@ const (
 // provider is a Mercado Pago with one living refresh token for each account, which
 // ends with its use.
 type provider struct {
+	*chance
 	mu     sync.Mutex
 	living map[int64]int
 	used   map[string]bool
@@ -64,7 +67,7 @@ func (p *provider) Exchange(_ context.Context, code string, _ secret.Secret) (oa
 }
 
 func (p *provider) Refresh(ctx context.Context, refresh secret.Secret) (oauth.Answer, error) {
-	pause(ctx, 10*time.Second)
+	p.pause(ctx, 10*time.Second)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var n int
@@ -100,9 +103,21 @@ func (p *provider) reuse() int {
 	return p.reused
 }
 
+// chance is a source of random numbers for many goroutines.
+type chance struct {
+	mu     sync.Mutex
+	random *rand.Rand
+}
+
+func (c *chance) below(n int64) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.random.Int64N(n)
+}
+
 // pause waits for a random time.
-func pause(ctx context.Context, most time.Duration) {
-	timer := time.NewTimer(rand.N(most))
+func (c *chance) pause(ctx context.Context, most time.Duration) {
+	timer := time.NewTimer(time.Duration(c.below(int64(most))))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -111,9 +126,9 @@ func pause(ctx context.Context, most time.Duration) {
 }
 
 // slowly returns storage that takes its time, so that everything meets everything.
-func slowly(storage certmagic.Storage) certmagic.Storage {
+func (c *chance) slowly(storage certmagic.Storage) certmagic.Storage {
 	return storetest.Hook(storage, func(string, string) error {
-		pause(context.Background(), 10*time.Millisecond)
+		c.pause(context.Background(), 10*time.Millisecond)
 		return nil
 	})
 }
@@ -151,6 +166,7 @@ type seller struct {
 
 // fleet is who serves: of which the old ones do not know who connected at the others.
 type fleet struct {
+	*chance
 	mu           sync.Mutex
 	old, current []*tokensource.Source
 	// hurry is set while things are moved. Only a few consent in that time: more dead
@@ -212,15 +228,15 @@ func (f *fleet) one(s *seller) *tokensource.Source {
 	if slices.Contains(f.current, s.at) {
 		all = f.current
 	}
-	return all[rand.N(len(all))]
+	return all[f.below(int64(len(all)))]
 }
 
 // use goes on until ctx is done.
 func (s *seller) use(ctx context.Context, t *testing.T, f *fleet) {
 	for ctx.Err() == nil {
-		pause(ctx, f.pace())
+		f.pause(ctx, f.pace())
 		i := f.one(s)
-		switch n := rand.N(400); {
+		switch n := f.below(400); {
 		case n < 2 && f.mayConsent():
 			s.connect(t, f, i)
 		case n == 2:
@@ -287,28 +303,37 @@ func (s *seller) passing(t *testing.T, err error) {
 // the fleet changes over, with a while in which some of it serves from either; what
 // came late is moved. Nobody is lost, nobody who disconnected comes back, and no
 // refresh token is posted twice.
+//
+// MOVES is how many times it is played with each kind of lock: once, unless it is set.
 func TestMovingWhileAFleetServesLosesNobody(t *testing.T) {
+	moves := 1
+	if text := os.Getenv("MOVES"); text != "" {
+		var err error
+		moves, err = strconv.Atoi(text)
+		require.NoError(t, err)
+	}
 	for name, lock := range map[string]func(certmagic.Storage) certmagic.Storage{
 		"locks that work": func(s certmagic.Storage) certmagic.Storage { return s },
 		"no locks":        storetest.NoLock,
 	} {
 		t.Run(name, func(t *testing.T) {
-			for range 2 {
-				synctest.Test(t, func(t *testing.T) { moveUnderLoad(t, lock) })
+			for n := range moves {
+				c := &chance{random: sample.Rand(t, uint64(n))}
+				synctest.Test(t, func(t *testing.T) { moveUnderLoad(t, c, lock) })
 			}
 		})
 	}
 }
 
-func moveUnderLoad(t *testing.T, lock func(certmagic.Storage) certmagic.Storage) {
+func moveUnderLoad(t *testing.T, random *chance, lock func(certmagic.Storage) certmagic.Storage) {
 	const sellers = 32
-	oldStorage, newStorage := lock(slowly(storetest.NewMemory())), lock(slowly(storetest.NewMemory()))
+	oldStorage, newStorage := lock(random.slowly(storetest.NewMemory())), lock(random.slowly(storetest.NewMemory()))
 	open := func(s certmagic.Storage) tokenstore.Store { return caddystorage.New(s, keyring(t)) }
-	p := &provider{living: make(map[int64]int), used: make(map[string]bool)}
+	p := &provider{chance: random, living: make(map[int64]int), used: make(map[string]bool)}
 	old := []*tokensource.Source{instance(t, p, "old", open(oldStorage)), instance(t, p, "old", open(oldStorage))}
 	current := []*tokensource.Source{instance(t, p, "new", open(newStorage)), instance(t, p, "new", open(newStorage))}
 
-	f := &fleet{old: old, late: make(map[int64]bool)}
+	f := &fleet{chance: random, old: old, late: make(map[int64]bool)}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var all []*seller

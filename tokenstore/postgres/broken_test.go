@@ -16,7 +16,7 @@ func TestNoCallerFeelsThatAllConnectionsOfThePoolWereEnded(t *testing.T) {
 	require.NoError(t, s.PutConnection(t.Context(), shop))
 	locked, err := s.Lock(t.Context(), account) // its session is ended too
 	require.NoError(t, err)
-	for range 5 {
+	for range 3 {
 		// Those that were used a moment ago are not asked whether they are alive.
 		var all errgroup.Group
 		for range 100 {

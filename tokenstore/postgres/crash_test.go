@@ -33,17 +33,14 @@ func newPair(authorization, generation uint64, word string) tokenstore.Pair {
 // A step is one message of the wire: a statement's text, its values, its execution,
 // and the end of the transaction are each one.
 func TestAtAnyMessageThereIsTheOldOrTheNewState(t *testing.T) {
+	t.Parallel()
 	server := postgrestest.Shared(t)
 	dsn, here := schema(t)
 	p := newProxy(t, server)
 	stepping, other := instance(t, p.through(t, dsn), here), instance(t, dsn, here)
-	var config postgres.Config
-	here(&config)
 	storetest.RunSteps(t, func(t *testing.T, step func() error) (tokenstore.Store, tokenstore.Store) {
 		p.set(false, nil)
-		for _, table := range []string{"accounts", "pairs", "intents", "verdicts", "marks", "connections", "ended", "consumed"} {
-			server.Exec(t, dsn, fmt.Sprintf("delete from %s.%s", config.Schema, table))
-		}
+		server.Exec(t, dsn, emptied(here))
 		// A connection that was cut is replaced before the steps count.
 		_, err := stepping.Connection(t.Context(), "", "nobody")
 		require.ErrorIs(t, err, tokenstore.ErrNotFound)

@@ -232,6 +232,7 @@ func TestEveryInstanceServesTheTokenThatAnotherObtained(t *testing.T) {
 }
 
 func TestAListenerThatIsCutOffIsToldOnceEachWayAndHearsAgain(t *testing.T) {
+	t.Parallel()
 	server := postgrestest.Shared(t)
 	p, dsn := newProvider(), server.Database(t)
 	through := newProxy(t, server)
@@ -273,9 +274,10 @@ func seed(t *testing.T, p *provider, s *postgres.Store, sellers int) {
 }
 
 func TestAFleetRenewsEachAccountOnceAndNoWalkIsNeeded(t *testing.T) {
+	t.Parallel()
 	p, dsn := newProvider(), postgrestest.Shared(t).Database(t)
 	s := instance(t, dsn)
-	const sellers = 150
+	const sellers = 60
 	seed(t, p, s, sellers)
 	var fleet []*member
 	for range 3 {
@@ -298,6 +300,7 @@ func TestAFleetRenewsEachAccountOnceAndNoWalkIsNeeded(t *testing.T) {
 
 // An instance that takes accounts and dies gives them back; none is lost.
 func TestWhatADeadInstanceTookIsRenewedByTheOthers(t *testing.T) {
+	t.Parallel()
 	p, dsn := newProvider(), postgrestest.Shared(t).Database(t)
 	s := instance(t, dsn)
 	seed(t, p, s, 10)
@@ -312,11 +315,12 @@ func TestWhatADeadInstanceTookIsRenewedByTheOthers(t *testing.T) {
 }
 
 func TestManyColdSellersAtOnceShareFewConnections(t *testing.T) {
+	t.Parallel()
 	p, dsn := newProvider(), postgrestest.Shared(t).Database(t)
 	few := func(c *postgres.Config) { c.MaxConnections = 4 }
 	d := database(t, dsn, few)
 	a := join(t, p, d, 0)
-	const sellers = 500
+	const sellers = 120
 	s, err := d.Store(t.Context(), keyring(t, "k"))
 	require.NoError(t, err)
 	seed(t, p, s, sellers)

@@ -104,6 +104,7 @@ func TestWhoWaitsIsWokenByTheHolder(t *testing.T) {
 }
 
 func TestALockIsHadAgainAfterTheServerWasRestarted(t *testing.T) {
+	t.Parallel()
 	server := postgrestest.New(t, "fsync=off")
 	s := instance(t, server.DSN())
 	held, err := s.Lock(t.Context(), account)

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"crypto/rand"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -56,9 +57,22 @@ func schema(t testing.TB) (dsn string, here func(*postgres.Config)) {
 	return postgrestest.Shared(t).DSN(), func(c *postgres.Config) { c.Schema = name }
 }
 
+// emptied returns the statements that empty all tables of a schema.
+func emptied(here func(*postgres.Config)) string {
+	var config postgres.Config
+	here(&config)
+	var all strings.Builder
+	for _, table := range []string{"accounts", "pairs", "intents", "verdicts", "marks", "connections", "ended", "consumed"} {
+		fmt.Fprintf(&all, "delete from %s.%s;", config.Schema, table)
+	}
+	return all.String()
+}
+
 func TestPostgreSQLKeepsEveryPromise(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) (a, b tokenstore.Store) {
-		dsn, here := schema(t)
-		return instance(t, dsn, here), instance(t, dsn, here)
+	dsn, here := schema(t)
+	a, b := instance(t, dsn, here), instance(t, dsn, here)
+	storetest.Run(t, func(t *testing.T) (tokenstore.Store, tokenstore.Store) {
+		postgrestest.Shared(t).Exec(t, dsn, emptied(here))
+		return a, b
 	})
 }

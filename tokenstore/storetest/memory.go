@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -20,12 +21,27 @@ import (
 type Memory struct {
 	mu     sync.Mutex
 	values map[string][]byte
-	locks  map[string]chan struct{}
+	// folders has the keys and folders that lie directly in each folder. No folder is
+	// empty.
+	folders map[string]map[string]bool
+	locks   map[string]chan struct{}
 }
 
 // NewMemory returns an empty storage.
 func NewMemory() *Memory {
-	return &Memory{values: make(map[string][]byte), locks: make(map[string]chan struct{})}
+	return &Memory{values: make(map[string][]byte), folders: make(map[string]map[string]bool), locks: make(map[string]chan struct{})}
+}
+
+// Clone returns a storage of its own with the same values, and no locks.
+func (m *Memory) Clone() *Memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clone := NewMemory()
+	clone.values = maps.Clone(m.values) // no value is ever changed in place
+	for folder, keys := range m.folders {
+		clone.folders[folder] = maps.Clone(keys)
+	}
+	return clone
 }
 
 // Lock waits for a lock until ctx is done.
@@ -68,7 +84,17 @@ func (m *Memory) Store(_ context.Context, key string, value []byte) error {
 		return fmt.Errorf("%s is a folder", key)
 	}
 	m.values[key] = slices.Clone(value)
-	return nil
+	for {
+		folder, ok := parent(key)
+		if !ok || m.folders[folder][key] {
+			return nil
+		}
+		if m.folders[folder] == nil {
+			m.folders[folder] = make(map[string]bool)
+		}
+		m.folders[folder][key] = true
+		key = folder
+	}
 }
 
 // Load returns the value at a key.
@@ -89,12 +115,28 @@ func (m *Memory) Load(_ context.Context, key string) ([]byte, error) {
 func (m *Memory) Delete(_ context.Context, key string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for k := range m.values {
-		if k == key || strings.HasPrefix(k, key+"/") || key == "" {
-			delete(m.values, k)
-		}
+	if key == "" {
+		clear(m.values)
+		clear(m.folders)
+		return nil
 	}
-	return nil
+	for _, beneath := range m.beneath(key) {
+		delete(m.values, beneath)
+		delete(m.folders, beneath)
+	}
+	delete(m.values, key)
+	delete(m.folders, key)
+	for {
+		folder, ok := parent(key)
+		if _, isValue := m.values[key]; !ok || isValue || m.isFolder(key) {
+			return nil
+		}
+		delete(m.folders[folder], key)
+		if len(m.folders[folder]) == 0 {
+			delete(m.folders, folder)
+		}
+		key = folder
+	}
 }
 
 // Exists tells whether there is a key or a folder.
@@ -112,22 +154,12 @@ func (m *Memory) List(_ context.Context, folder string, recursive bool) ([]strin
 	if !m.isFolder(folder) {
 		return nil, fmt.Errorf("%s: %w", folder, fs.ErrNotExist)
 	}
-	var found []string
-	for key := range m.values {
-		rest, ok := strings.CutPrefix(key, folder+"/")
-		if !ok {
-			continue
-		}
-		parts := strings.Split(rest, "/")
-		if !recursive {
-			parts = parts[:1]
-		}
-		for i := range parts {
-			found = append(found, path.Join(folder, path.Join(parts[:i+1]...)))
-		}
+	found := slices.Collect(maps.Keys(m.folders[folder]))
+	if recursive {
+		found = m.beneath(folder)
 	}
 	slices.Sort(found)
-	return slices.Compact(found), nil
+	return found, nil
 }
 
 // Stat describes a key or a folder.
@@ -143,13 +175,20 @@ func (m *Memory) Stat(_ context.Context, key string) (certmagic.KeyInfo, error) 
 	return certmagic.KeyInfo{}, fmt.Errorf("%s: %w", key, fs.ErrNotExist)
 }
 
-func (m *Memory) isFolder(key string) bool {
-	for k := range m.values {
-		if strings.HasPrefix(k, key+"/") {
-			return true
-		}
+func (m *Memory) isFolder(key string) bool { return len(m.folders[key]) > 0 }
+
+// beneath returns the keys and folders beneath a folder.
+func (m *Memory) beneath(folder string) (all []string) {
+	for key := range m.folders[folder] {
+		all = append(append(all, key), m.beneath(key)...)
 	}
-	return false
+	return all
+}
+
+// parent returns the folder that a key lies in.
+func parent(key string) (folder string, ok bool) {
+	i := strings.LastIndexByte(key, '/')
+	return key[:max(i, 0)], i >= 0
 }
 
 // Hook returns storage with a hook before each operation: lock, unlock, store,

@@ -33,9 +33,15 @@ func SettlesLater(settle func()) Option {
 	return func(s *suite) { s.settle = settle }
 }
 
+// Parallel says that open may be called for several promises at the same time. The
+// stores of one promise must share nothing with those of another.
+func Parallel() Option {
+	return func(s *suite) { s.parallel = true }
+}
+
 type suite struct {
-	exclusive bool
-	settle    func()
+	exclusive, parallel bool
+	settle              func()
 }
 
 type promise struct {
@@ -54,6 +60,9 @@ func Run(t *testing.T, open func(t *testing.T) (a, b tokenstore.Store), options 
 	}
 	for _, p := range slices.Concat(connectionPromises, accountPromises, movedPromises, lockPromises, contextPromises, walkPromises) {
 		t.Run(p.name, func(t *testing.T) {
+			if s.parallel {
+				t.Parallel()
+			}
 			a, b := open(t)
 			p.test(t, s, a, b)
 		})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -14,11 +13,7 @@ import (
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
-	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
 )
-
-// Each of these holds one guard of the flow that no other test misses;
-// tools/mutate takes them away one at a time.
 
 func TestWhatIsSealedIsBoundToApplicationAndPlace(t *testing.T) {
 	source := newMemory(t)
@@ -127,21 +122,6 @@ func TestAPrefetchSpendsNoCode(t *testing.T) {
 	require.Zero(t, s.source.exchanges())
 }
 
-func TestOnlyAnExplicitWordConnects(t *testing.T) {
-	s := newSite(t, Config{SellerMode: true, Confirm: true})
-	b := s.browser("shop-42")
-	b.comeBack(b.begin(""), tienda())
-	question := b.last
-	for _, word := range []string{"", "yes", "Connect"} {
-		b.last = question
-		b.press(word)
-		require.Empty(t, s.source.connection("shop-42").ID, word)
-	}
-	b.last = question
-	b.press("connect")
-	require.NotEmpty(t, s.source.connection("shop-42").ID)
-}
-
 func TestACodeThatWasSpentLeavesTheCookie(t *testing.T) {
 	a := &attempt{stage: coded, state: strings.Repeat("a", stateSize), code: "TG-canary", verifier: "canary"}
 	a.answered(tienda(), time.Now())
@@ -157,66 +137,4 @@ func TestACodeForAFinishedAttemptReplacesNothing(t *testing.T) {
 	b.comeBack(state, outra())
 	require.Equal(t, "Account connected", b.title())
 	require.Equal(t, 1, s.source.exchanges())
-}
-
-func TestAFormWithTwoOriginsIsRefused(t *testing.T) {
-	s := newSite(t, Config{})
-	b := s.browser("")
-	r, err := http.NewRequest(http.MethodPost, s.server.URL+"/connect", nil)
-	require.NoError(t, err)
-	r.Header["Origin"] = []string{s.server.URL, "https://evil.example"}
-	r.Header.Set("Sec-Fetch-Mode", "navigate")
-	require.Equal(t, CodeForeignForm, b.send(r).problem())
-}
-
-func TestASellerWithAnEndlessNameIsRefused(t *testing.T) {
-	s := newSite(t, Config{SellerMode: true})
-	b := s.browser(strings.Repeat("x", maxSeller+1))
-	b.visit("/connect", "same-origin")
-	require.Equal(t, CodeBadSeller, b.last.problem())
-}
-
-func TestRedirectsAreKeptByNoCache(t *testing.T) {
-	s := newSite(t, Config{})
-	b := s.browser("")
-	b.begin("")
-	require.Equal(t, "no-store", b.last.header.Get("Cache-Control"))
-	require.Equal(t, "no-referrer", b.last.header.Get("Referrer-Policy"))
-}
-
-func TestAnEndlessSessionCookieIsNotDecoded(t *testing.T) {
-	f := shopFlow(t)
-	r := withSession(t, f, tokenstore.Connection{ID: "c", Seller: strings.Repeat("x", maxSessionCookie)})
-	seller, _, err := f.Session(r)
-	require.NoError(t, err)
-	require.Empty(t, seller)
-}
-
-func TestTwoReturnTosAreRefused(t *testing.T) {
-	s := newSite(t, Config{})
-	b := s.browser("")
-	b.visit("/connect?"+url.Values{"return_to": {"/a", "/b"}}.Encode(), "same-origin")
-	require.Equal(t, CodeBadReturnTo, b.last.problem())
-}
-
-func TestAProblemIsKeptByNoCacheAndOneOfNoKindIsTemporary(t *testing.T) {
-	w := httptest.NewRecorder()
-	Refuse(w, httptest.NewRequest(http.MethodGet, shop+"/", nil), Problem{Code: "of no kind"})
-	require.Equal(t, http.StatusServiceUnavailable, w.Code)
-	require.NotEmpty(t, w.Header().Get("Retry-After"))
-	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
-	require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
-}
-
-func TestASessionOfAnEarlierConnectionNamesNobody(t *testing.T) {
-	s := newSite(t, Config{})
-	lost, own := s.browser(""), s.browser("")
-	lost.comeBack(lost.begin(""), tienda())
-	own.comeBack(own.begin(""), tienda())
-	own.visit("/connect/disconnect", "same-origin")
-	own.press("")
-	own.comeBack(own.begin(""), tienda()) // connected anew
-	lost.visit("/connect/disconnect", "same-origin")
-	require.Equal(t, "No account is connected", lost.title())
-	require.NotEmpty(t, s.source.connection("241983636").ID)
 }
