@@ -486,3 +486,11 @@ func sessionOf(t *testing.T, b *browser) []string {
 	require.NoError(t, err)
 	return []string{seller, connection}
 }
+
+func TestRedirectsAreKeptByNoCache(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("")
+	b.begin("")
+	require.Equal(t, "no-store", b.last.header.Get("Cache-Control"))
+	require.Equal(t, "no-referrer", b.last.header.Get("Referrer-Policy"))
+}

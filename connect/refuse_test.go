@@ -434,3 +434,22 @@ func TestEveryProblemHasWordsAndEvery503SaysWhen(t *testing.T) {
 	require.Equal(t, 503, w.Code)
 	require.Equal(t, "10", w.Header().Get("Retry-After"))
 }
+
+func TestAFormWithTwoOriginsIsRefused(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("")
+	r, err := http.NewRequest(http.MethodPost, s.server.URL+"/connect", nil)
+	require.NoError(t, err)
+	r.Header["Origin"] = []string{s.server.URL, "https://evil.example"}
+	r.Header.Set("Sec-Fetch-Mode", "navigate")
+	require.Equal(t, CodeForeignForm, b.send(r).problem())
+}
+
+func TestAProblemIsKeptByNoCacheAndOneOfNoKindIsTemporary(t *testing.T) {
+	w := httptest.NewRecorder()
+	Refuse(w, httptest.NewRequest(http.MethodGet, shop+"/", nil), Problem{Code: "of no kind"})
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+	require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
+}

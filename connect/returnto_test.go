@@ -146,3 +146,10 @@ func FuzzReturnTo(f *testing.F) {
 		require.Equal(t, path, again)
 	})
 }
+
+func TestTwoReturnTosAreRefused(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("")
+	b.visit("/connect?"+url.Values{"return_to": {"/a", "/b"}}.Encode(), "same-origin")
+	require.Equal(t, CodeBadReturnTo, b.last.problem())
+}

@@ -152,3 +152,24 @@ func BenchmarkSession(b *testing.B) {
 func connectionOf(seller string) tokenstore.Connection {
 	return tokenstore.Connection{ID: "0123456789abcdef", Seller: seller}
 }
+
+func TestAnEndlessSessionCookieIsNotDecoded(t *testing.T) {
+	f := shopFlow(t)
+	r := withSession(t, f, tokenstore.Connection{ID: "c", Seller: strings.Repeat("x", maxSessionCookie)})
+	seller, _, err := f.Session(r)
+	require.NoError(t, err)
+	require.Empty(t, seller)
+}
+
+func TestASessionOfAnEarlierConnectionNamesNobody(t *testing.T) {
+	s := newSite(t, Config{})
+	lost, own := s.browser(""), s.browser("")
+	lost.comeBack(lost.begin(""), tienda())
+	own.comeBack(own.begin(""), tienda())
+	own.visit("/connect/disconnect", "same-origin")
+	own.press("")
+	own.comeBack(own.begin(""), tienda()) // connected anew
+	lost.visit("/connect/disconnect", "same-origin")
+	require.Equal(t, "No account is connected", lost.title())
+	require.NotEmpty(t, s.source.connection("241983636").ID)
+}
