@@ -30,6 +30,9 @@ func TestWhatIsNoIDOfAnAttemptIsNone(t *testing.T) {
 	f := shopFlow(t)
 	id := f.attemptID(strings.Repeat("a", stateSize))
 	require.True(t, isAttemptID(id))
+	for _, letter := range []string{"A", "Z", "a", "z", "0", "9", "-", "_"} {
+		require.True(t, isAttemptID(strings.Repeat(letter, idSize)), letter)
+	}
 	for _, bad := range []string{"", "a", id[1:], id + "a", id[1:] + ";", id[1:] + "/", id[1:] + "=", id[1:] + "[", id[1:] + "{"} {
 		require.False(t, isAttemptID(bad), bad)
 	}

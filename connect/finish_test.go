@@ -107,6 +107,7 @@ func TestACodeIsSpentOnARequestThatNoOtherSiteMade(t *testing.T) {
 		b := s.browser("shop-42")
 		b.visit(s.issue(b.begin(""), tienda()), "cross-site")
 		b.visit(refreshTarget(b.last.body), from)
+		require.Equal(t, 1, s.source.exchanges(), from)
 		b.follow()
 		require.Equal(t, "Account connected", b.title(), from)
 	}
