@@ -181,7 +181,7 @@ func (t *turn) put(a *attempt) {
 func (t *turn) open(id string) (*attempt, error) {
 	name := t.f.attemptCookie(id)
 	sealed, err := base64url.DecodeString(cookie(t.r, name))
-	if err != nil || len(sealed) == 0 {
+	if err != nil {
 		return nil, secret.ErrOpen
 	}
 	text, err := t.keyring.Open(secret.Attempt, sealed, t.f.names(name)...)

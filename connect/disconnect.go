@@ -35,14 +35,18 @@ func (t *turn) disconnect() {
 	})
 }
 
-// mine is the connection of the seller who asks, or nil. A session whose
-// connection is gone is over.
-func (t *turn) mine() (*tokenstore.Connection, error) {
+// current returns the connection of the seller who asks, or nil if there is none.
+func (t *turn) current() (*tokenstore.Connection, error) {
 	if t.f.sellerMode {
 		return t.connection(t.seller)
 	}
-	c, err := t.sessionConnection()
-	if err == nil && c == nil && cookie(t.r, t.f.sessionCookie) != "" {
+	return t.sessionConnection()
+}
+
+// mine is like current, and ends a session whose connection is gone.
+func (t *turn) mine() (*tokenstore.Connection, error) {
+	c, err := t.current()
+	if !t.f.sellerMode && err == nil && c == nil && cookie(t.r, t.f.sessionCookie) != "" {
 		t.f.EndSession(t.w)
 	}
 	return c, err

@@ -106,7 +106,7 @@ func (t *turn) standing(a *attempt) (standing, bool) {
 		s.seller = strconv.FormatInt(account.UserID, 10)
 	}
 	now, err := t.connection(s.seller)
-	if err == nil && now != nil {
+	if now != nil {
 		s.meets(now, now.Account != account)
 	}
 	if err == nil && s.old == nil && !t.f.sellerMode && !a.byLink() {
@@ -151,11 +151,11 @@ func (t *turn) connection(seller string) (*tokenstore.Connection, error) {
 // or nil where it is gone.
 func (t *turn) sessionConnection() (*tokenstore.Connection, error) {
 	seller, id, err := t.f.Session(t.r)
-	if err != nil || seller == "" {
+	if seller == "" {
 		return nil, err
 	}
 	c, err := t.connection(seller)
-	if err != nil || c == nil || c.ID != id {
+	if c == nil || c.ID != id {
 		return nil, err
 	}
 	return c, nil

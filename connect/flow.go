@@ -250,8 +250,8 @@ var methods = map[Page][]string{
 }
 
 // Serve answers a request for a page, always. requestURI is the address as the
-// browser sent it; seller is whom the site says it is, "" for nobody and in
-// session mode.
+// browser sent it, nil if that is r.URL; seller is whom the site says it is, "" for
+// nobody and in session mode.
 func (f *Flow) Serve(w http.ResponseWriter, r *http.Request, p Page, requestURI *url.URL, seller string) {
 	if !f.sellerMode {
 		seller = ""
@@ -394,16 +394,10 @@ func (t *turn) start(a *attempt) {
 }
 
 // currentAccount is the account that the seller is connected to, or nil where
-// there is none or it cannot be told now: it is only mentioned.
+// there is none or the store cannot be read now: it is only mentioned.
 func (t *turn) currentAccount() *account {
-	seller, id := t.seller, ""
-	if !t.f.sellerMode {
-		if seller, id, _ = t.f.Session(t.r); seller == "" {
-			return nil
-		}
-	}
-	c, err := t.f.source.Connection(t.r.Context(), t.f.application, seller)
-	if err != nil || id != "" && c.ID != id {
+	c, _ := t.current()
+	if c == nil {
 		return nil
 	}
 	described := describe(c.Account, c.Nickname, c.Country)
@@ -428,8 +422,7 @@ func (f *Flow) fields(seller string, more ...zap.Field) []zap.Field {
 }
 
 func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || net.ParseIP(host).IsLoopback()
 }
 
 // normalHost writes a host as browsers do in an Origin.

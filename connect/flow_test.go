@@ -2,6 +2,7 @@ package connect
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -277,12 +278,14 @@ func TestALinkConnectsItsSellerOnce(t *testing.T) {
 	require.Equal(t, s.server.URL+"/welcome", b.last.header.Get("Location"))
 	require.Equal(t, "TIENDA_AZUL", s.source.connection("shop-42").Nickname)
 
+	require.NoError(t, s.source.Disconnect(t.Context(), s.source.connection("shop-42")))
 	second := s.browser("")
 	second.visit(link, "cross-site")
 	second.press("")
 	second.comeBack(second.stateSent(), tienda())
 	second.press("connect")
 	require.Equal(t, CodeLinkUsed, second.last.problem())
+	require.Empty(t, s.source.connection("shop-42").ID)
 }
 
 func TestALinkMakesNoSessionAndOffersNoUndo(t *testing.T) {
@@ -485,4 +488,96 @@ func sessionOf(t *testing.T, b *browser) []string {
 	seller, connection, err := b.flow.Load().Session(r)
 	require.NoError(t, err)
 	return []string{seller, connection}
+}
+
+func TestRedirectsAreKeptByNoCache(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("")
+	b.begin("")
+	require.Equal(t, "no-store", b.last.header.Get("Cache-Control"))
+	require.Equal(t, "no-referrer", b.last.header.Get("Referrer-Policy"))
+}
+
+func TestAHeadRequestBeginsNothing(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("")
+	r, err := http.NewRequest(http.MethodHead, s.server.URL+"/connect", nil)
+	require.NoError(t, err)
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	require.Equal(t, http.StatusOK, b.send(r).status)
+	require.Empty(t, b.cookies())
+}
+
+// hostRewriter is a proxy in front of the site that replaces the Host header.
+type hostRewriter struct{ next http.RoundTripper }
+
+func (h hostRewriter) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Host = "internal"
+	return h.next.RoundTrip(r)
+}
+
+func TestASellerConnectsBehindAProxyThatRewritesTheHost(t *testing.T) {
+	s := newSite(t, Config{SellerMode: true, Confirm: true})
+	b := s.browser("shop-42")
+	b.client.Transport = hostRewriter{b.client.Transport}
+	b.visit("/connect", "same-origin")
+	b.follow()
+	b.visit(s.issue(b.stateSent(), tienda()), "cross-site")
+	require.Equal(t, "One moment…", b.title(), "no second address holds the code")
+	b.follow()
+	require.Equal(t, "Connect this account?", b.title())
+	b.press("connect")
+	b.follow()
+	require.Equal(t, "Account connected", b.title())
+}
+
+func TestWithoutAnOriginalAddressTheRequestsOwnIsUsed(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, shop+"/connect?return_to=/settings", nil)
+	w := httptest.NewRecorder()
+	shopFlow(t).Serve(w, r, PageConnect, nil, "")
+	_, fields := formOf(t, w.Body.String())
+	require.Equal(t, "/settings", fields.Get("return_to"))
+}
+
+func TestALinkIgnoresWhomTheBrowserActsFor(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("")
+	b.comeBack(b.begin(""), tienda())
+	acting := sessionOf(t, b)
+	link, err := s.flow.Load().NewLink(t.Context(), "998877665544", "", time.Hour)
+	require.NoError(t, err)
+	b.visit(link, "cross-site")
+	b.press("")
+	b.comeBack(b.stateSent(), outra())
+	require.Equal(t, "Connect this account?", b.title())
+	b.press("connect")
+	require.Equal(t, "LOJA_OUTRA", s.source.connection("998877665544").Nickname)
+	require.Equal(t, acting, sessionOf(t, b))
+}
+
+func TestALinkWhoseUseCannotBeRecordedConnectsNothing(t *testing.T) {
+	s := newSite(t, Config{SellerMode: true})
+	link, err := s.flow.Load().NewLink(t.Context(), "shop-42", "", time.Hour)
+	require.NoError(t, err)
+	b := s.browser("")
+	b.visit(link, "cross-site")
+	b.press("")
+	b.comeBack(b.stateSent(), tienda())
+	question := b.last
+	s.source.set(func(m *memory) { m.consumeErr = errStore })
+	b.press("connect")
+	require.Equal(t, CodeUnavailable, b.last.problem())
+	require.Empty(t, s.source.connection("shop-42").ID)
+	s.source.set(func(m *memory) { m.consumeErr = nil })
+	b.last = question
+	b.press("connect")
+	require.NotEmpty(t, s.source.connection("shop-42").ID)
+}
+
+func TestNewLinkReportsThatTheKeyIsNotAvailable(t *testing.T) {
+	s := newSite(t, Config{})
+	s.source.set(func(m *memory) { m.keyringErr = errStore })
+	_, err := s.flow.Load().NewLink(t.Context(), "shop-42", "", time.Hour)
+	require.ErrorIs(t, err, errStore)
 }

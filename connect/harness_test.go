@@ -9,6 +9,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -224,10 +225,30 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 		seller = login.Value
 	}
 	if p, ok := f.Match(r.URL.EscapedPath()); ok {
-		f.Serve(w, r, p, r.URL, seller)
+		answers := &answerCounter{ResponseWriter: w}
+		defer func() {
+			if failure := recover(); failure != nil {
+				s.t.Errorf("%s %s panics: %v\n%s", r.Method, r.URL.Path, failure, debug.Stack())
+			} else if answers.n != 1 {
+				s.t.Errorf("%s %s is answered %d times", r.Method, r.URL.Path, answers.n)
+			}
+		}()
+		f.Serve(answers, r, p, r.URL, seller)
 		return
 	}
 	fmt.Fprintf(w, "app at %s", r.URL.RequestURI())
+}
+
+// answerCounter counts the answers to a request. A browser shows only the first one,
+// so a handler that continues after a refusal would go unnoticed.
+type answerCounter struct {
+	http.ResponseWriter
+	n int
+}
+
+func (c *answerCounter) WriteHeader(status int) {
+	c.n++
+	c.ResponseWriter.WriteHeader(status)
 }
 
 // browser is a browser with a cookie jar that tells where its requests come

@@ -40,11 +40,11 @@ const maxAcceptLanguage = 256
 // English where it asks for one that we do not have.
 func languageOf(r *http.Request) int {
 	accept := strings.Join(r.Header["Accept-Language"], ",")
-	if accept == "" || accept == "*" || len(accept) > maxAcceptLanguage {
+	if accept == "*" || len(accept) > maxAcceptLanguage {
 		return spanish
 	}
-	tags, _, err := language.ParseAcceptLanguage(accept)
-	if err != nil || len(tags) == 0 {
+	tags, _, _ := language.ParseAcceptLanguage(accept)
+	if len(tags) == 0 { // none, or an error
 		return spanish
 	}
 	_, i, confidence := matcher.Match(tags...)
@@ -58,9 +58,6 @@ func translate(words int, key string, args ...any) string {
 	text, ok := texts[key]
 	if !ok {
 		return key
-	}
-	if len(args) == 0 {
-		return text[words]
 	}
 	return fmt.Sprintf(text[words], args...)
 }

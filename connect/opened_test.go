@@ -3,6 +3,7 @@ package connect
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -47,4 +48,13 @@ func TestEverySessionIsItsOwnHoweverManyWereOpened(t *testing.T) {
 			require.Equal(t, []string{name, "c-" + name}, []string{seller, connection})
 		}
 	}
+}
+
+func TestAnotherCookieWithTheSameHashIsAnotherSession(t *testing.T) {
+	o := &openedSessions{seed: maphash.MakeSeed()}
+	keyring := newMemory(t).keyring
+	hash := maphash.String(o.seed, "mine")
+	o.places[hash%uint64(len(o.places))].Store(&openedSession{hash, "another's", keyring, session{seller: "241983636"}})
+	_, found := o.find(keyring, "mine")
+	require.False(t, found)
 }

@@ -102,6 +102,7 @@ func TestPagesCarryTheirHeaders(t *testing.T) {
 		require.Equal(t, want, h.Get("Content-Security-Policy"), name)
 		require.Equal(t, "no-store", h.Get("Cache-Control"))
 		require.Equal(t, "nosniff", h.Get("X-Content-Type-Options"))
+		require.Equal(t, "Accept-Language", h.Get("Vary"))
 		require.Equal(t, fmt.Sprint(len(body)), h.Get("Content-Length"))
 		if strings.Contains(body, "<form") {
 			require.Equal(t, "same-origin", h.Get("Referrer-Policy"), "%s: with no-referrer a form says Origin: null", name)
@@ -155,6 +156,7 @@ func TestTheLanguageIsTheOneThatIsAskedFor(t *testing.T) {
 	for accept, want := range map[string]string{
 		"": "es-419", "es": "es-419", "es-AR,es;q=0.9": "es-419", "es-ES": "es-419", "pt-BR": "pt-BR", "pt": "pt-BR", "pt-PT": "pt-BR",
 		"en-US,en;q=0.5": "en", "de-DE": "en", "de,pt;q=0.5": "pt-BR", "fr;q=0.9, es;q=0.8": "es-419", "*": "es-419",
+		",": "es-419", "en;q=0": "es-419",
 		"nonsense;;;": "es-419", strings.Repeat("en,", 500): "es-419",
 	} {
 		r := httptest.NewRequest("GET", "/", nil)
@@ -170,6 +172,7 @@ func TestNamesFromOutsideCannotDisguiseAQuestion(t *testing.T) {
 	require.Equal(t, "Panadería «Ñ» 🥖", legible("  Panadería «Ñ» 🥖 "))
 	require.Len(t, []rune(legible(strings.Repeat("x", 5000))), maxLegible+1)
 	require.Empty(t, legible("\u00a0\u200b"))
+	require.Equal(t, "TIENDA", legible("TIE\xffN\ufffdDA"), "bytes that are not UTF-8")
 	w := show(page{Name: "confirm", Title: "confirm.title", Seller: "<b>x</b>", Account: &account{Name: `"><script>alert(1)</script>`, ID: "1"}, Action: "/"}, "en")
 	require.NotContains(t, w.Body.String(), "<script")
 	require.NotContains(t, w.Body.String(), "<b>")
@@ -234,19 +237,12 @@ func luminance(t *testing.T, hex string) float64 {
 	return l
 }
 
-func TestRedirectsAreKeptByNoCache(t *testing.T) {
-	s := newSite(t, Config{})
-	b := s.browser("")
-	b.begin("")
-	require.Equal(t, "no-store", b.last.header.Get("Cache-Control"))
-	require.Equal(t, "no-referrer", b.last.header.Get("Referrer-Policy"))
+func TestAPageThatCannotBeRenderedIsNotShownInPart(t *testing.T) {
+	w := show(page{Name: "confirm", Title: "confirm.title"}, "en") // without an account
+	require.Equal(t, http.StatusInternalServerError, w.Code)
+	require.Equal(t, "Internal Server Error\n", w.Body.String())
 }
 
-func TestAProblemIsKeptByNoCacheAndOneOfNoKindIsTemporary(t *testing.T) {
-	w := httptest.NewRecorder()
-	Refuse(w, httptest.NewRequest(http.MethodGet, shop+"/", nil), Problem{Code: "of no kind"})
-	require.Equal(t, http.StatusServiceUnavailable, w.Code)
-	require.NotEmpty(t, w.Header().Get("Retry-After"))
-	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
-	require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
+func TestATextThatIsMissingShowsItsKey(t *testing.T) {
+	require.Equal(t, "no.such.text", page{}.T("no.such.text"))
 }

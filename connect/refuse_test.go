@@ -7,13 +7,16 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
+	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokensource"
 )
 
@@ -162,6 +165,7 @@ func TestACallbackThatIsNotAProvidersIsRefused(t *testing.T) {
 		"empty error":        {with(url.Values{"code": {}, "error": {""}}), CodeBadCallback},
 		"long code":          {with(url.Values{"code": {strings.Repeat("x", 513)}}), CodeBadCallback},
 		"odd code":           {with(url.Values{"code": {"a\r\nb"}}), CodeBadCallback},
+		"code beyond ASCII":  {with(url.Values{"code": {"a\x7f"}}), CodeBadCallback},
 		"short state":        {with(url.Values{"state": {"abc"}}), CodeBadCallback},
 		"padded state":       {with(url.Values{"state": {state + "="}}), CodeBadCallback},
 		"unparsable":         {"code=%zz&state=" + state, CodeBadRequest},
@@ -229,6 +233,8 @@ func TestAFailedExchangeSaysWhoCanMendIt(t *testing.T) {
 		"busy":              {&oauth.Error{Outcome: oauth.Refused, Code: "rate_limited", RetryAfter: 42 * time.Second}, CodeProviderBusy, 503},
 		"unknown":           {&oauth.Error{Outcome: oauth.Unknown, Code: "timeout"}, CodeOutcomeUnknown, 502},
 		"breaker":           {&tokensource.Error{Reason: tokensource.ReasonApplicationFault}, CodeApplicationFault, 500},
+		"not configured":    {&tokensource.Error{Reason: tokensource.ReasonUnknownApplication}, CodeApplicationFault, 500},
+		"provider":          {&tokensource.Error{Reason: tokensource.ReasonProvider}, CodeProviderBusy, 503},
 		"store":             {&tokensource.Error{Reason: tokensource.ReasonStore}, CodeUnavailable, 503},
 		"disconnected":      {&tokensource.Error{Reason: tokensource.ReasonDisconnected}, CodeInterrupted, 409},
 		"anything":          {errStore, CodeUnavailable, 503},
@@ -349,6 +355,8 @@ func TestWithoutTheKeyPagesSayToTryAgain(t *testing.T) {
 	}
 	_, _, err := s.flow.Load().Session(r)
 	require.ErrorIs(t, err, errStore, "that is not the same as no session")
+	_, _, err = s.flow.Load().Session(httptest.NewRequest("GET", s.server.URL, nil))
+	require.NoError(t, err, "a request without a session cookie needs no key")
 }
 
 func TestLogsHoldNeitherCodeNorStateNorVerifier(t *testing.T) {
@@ -435,21 +443,6 @@ func TestEveryProblemHasWordsAndEvery503SaysWhen(t *testing.T) {
 	require.Equal(t, "10", w.Header().Get("Retry-After"))
 }
 
-func TestOnlyAnExplicitWordConnects(t *testing.T) {
-	s := newSite(t, Config{SellerMode: true, Confirm: true})
-	b := s.browser("shop-42")
-	b.comeBack(b.begin(""), tienda())
-	question := b.last
-	for _, word := range []string{"", "yes", "Connect"} {
-		b.last = question
-		b.press(word)
-		require.Empty(t, s.source.connection("shop-42").ID, word)
-	}
-	b.last = question
-	b.press("connect")
-	require.NotEmpty(t, s.source.connection("shop-42").ID)
-}
-
 func TestAFormWithTwoOriginsIsRefused(t *testing.T) {
 	s := newSite(t, Config{})
 	b := s.browser("")
@@ -460,9 +453,108 @@ func TestAFormWithTwoOriginsIsRefused(t *testing.T) {
 	require.Equal(t, CodeForeignForm, b.send(r).problem())
 }
 
-func TestASellerWithAnEndlessNameIsRefused(t *testing.T) {
+func TestAProblemIsKeptByNoCacheAndOneOfNoKindIsTemporary(t *testing.T) {
+	w := httptest.NewRecorder()
+	Refuse(w, httptest.NewRequest(http.MethodGet, shop+"/", nil), Problem{Code: "of no kind"})
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+	require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
+}
+
+func TestAnIssuerIsIgnoredIfTheProviderHasNone(t *testing.T) {
+	s := newSite(t, Config{})
+	s.config.Client = oauth.NewClient(oauth.Config{
+		ClientID: clientID, RedirectURI: s.config.Client.RedirectURI(),
+		Provider: oauth.Provider{AuthorizeURL: "https://auth.example/authorization", API: "https://api.example", PlatformID: "mp"},
+	})
+	s.restart()
+	b := s.browser("")
+	b.visit(s.issue(b.begin(""), tienda())+"&iss=https%3A%2F%2Fissuer.example", "cross-site")
+	b.follow()
+	require.Equal(t, "Account connected", b.title())
+}
+
+func TestStartingAgainKeepsReturnToAndTheLink(t *testing.T) {
 	s := newSite(t, Config{SellerMode: true})
-	b := s.browser(strings.Repeat("x", maxSeller+1))
-	b.visit("/connect", "same-origin")
-	require.Equal(t, CodeBadSeller, b.last.problem())
+	b := s.browser("shop-42")
+	state := b.begin("?return_to=/settings")
+	s.later(11 * time.Minute)
+	b.comeBack(state, tienda())
+	require.Equal(t, CodeExpired, b.last.problem())
+	require.Contains(t, b.last.body, `href="`+s.server.URL+`/connect?return_to=%2Fsettings">Start again`)
+
+	link, err := s.flow.Load().NewLink(t.Context(), "shop-43", "", time.Hour)
+	require.NoError(t, err)
+	b.visit(link, "cross-site")
+	b.press("")
+	state = b.stateSent()
+	s.later(11 * time.Minute)
+	b.comeBack(state, tienda())
+	require.Equal(t, CodeExpired, b.last.problem())
+	require.Contains(t, b.last.body, "<dt>Seller</dt><dd><strong>shop-43</strong>", "the link names the seller, not the login")
+	require.Contains(t, b.last.body, `href="`+s.server.URL+`/connect/link?link=`)
+}
+
+// An attempt that began in session mode names no seller.
+func TestAProblemNamesTheSellerWhoAsksIfTheAttemptNamesNone(t *testing.T) {
+	s := newSite(t, Config{})
+	b := s.browser("shop-42")
+	state := b.begin("")
+	s.config.SellerMode = true
+	s.restart()
+	b.visit("/connect/callback?error=access_denied&state="+state, "cross-site")
+	require.Equal(t, CodeDenied, b.last.problem())
+	require.Contains(t, b.last.body, "<dt>Seller</dt><dd><strong>shop-42</strong>")
+}
+
+func TestTheLogHoldsTheErrorBehindAProblem(t *testing.T) {
+	s := newSite(t, Config{SellerMode: true})
+	b := s.browser("shop-42")
+	state := b.begin("")
+	s.source.set(func(m *memory) { m.consumeErr = errStore })
+	b.comeBack(state, tienda())
+	entries := s.logs.FilterMessage("connect flow refused").All()
+	require.Len(t, entries, 1)
+	require.Equal(t, errStore.Error(), entries[0].ContextMap()["error"])
+}
+
+func TestTheLogWarnsOfProblemsThatAreNotTheSellers(t *testing.T) {
+	warned := []string{
+		CodeUnavailable, CodeApplicationFault, CodeProviderBusy, CodeOutcomeUnknown, CodeProviderRefused, CodeNoAccount, CodeWrongIssuer,
+	}
+	s := newSite(t, Config{SellerMode: true})
+	for code := range kinds {
+		r := httptest.NewRequest(http.MethodGet, s.server.URL+"/connect", nil)
+		(&turn{f: s.flow.Load(), w: httptest.NewRecorder(), r: r, page: PageConnect}).fail(code, nil)
+		entries := s.logs.TakeAll()
+		require.Len(t, entries, 1)
+		require.Equal(t, slices.Contains(warned, code), entries[0].Level == zap.WarnLevel, code)
+	}
+}
+
+// A record that was sealed with a missing key stays unreadable until an operator adds
+// the key, so retrying as soon as after a store failure is pointless.
+func TestAMissingKeyIsRetriedLaterThanTheStore(t *testing.T) {
+	for want, cause := range map[string]error{"10": &secret.UnknownKeyError{ID: "01020304"}, "2": errStore} {
+		s := newSite(t, Config{SellerMode: true})
+		s.source.set(func(m *memory) {
+			m.connectionErr = &tokensource.Error{Reason: tokensource.ReasonStore, RetryAfter: 2 * time.Second, Err: cause}
+		})
+		b := s.browser("shop-42")
+		b.visit("/connect/disconnect", "same-origin")
+		require.Equal(t, CodeUnavailable, b.last.problem())
+		require.Equal(t, want, b.last.header.Get("Retry-After"))
+	}
+}
+
+func TestAProblemPageNeedsNoAddressToStartAgain(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, shop+"/", nil)
+	r.Header.Set("Sec-Fetch-Mode", "navigate")
+	for _, address := range []string{"", "http://["} {
+		w := httptest.NewRecorder()
+		Refuse(w, r, Problem{Code: CodeNotConnected, ConnectURL: address})
+		require.Equal(t, http.StatusForbidden, w.Code)
+		require.Contains(t, w.Body.String(), "<code>not_connected</code>")
+	}
 }

@@ -71,7 +71,7 @@ func (f *Flow) returnPathAllowed(u *url.URL) bool {
 func (f *Flow) matchesReturnTo(path string) bool {
 	for _, pattern := range f.returnTo {
 		prefix, wild := strings.CutSuffix(pattern, "*")
-		if path == pattern && !wild || wild && strings.HasPrefix(path, prefix) {
+		if path == pattern || wild && strings.HasPrefix(path, prefix) {
 			return true
 		}
 	}

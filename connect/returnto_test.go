@@ -104,6 +104,7 @@ func TestReturnToKeepsToItsPatterns(t *testing.T) {
 	}
 	require.Equal(t, shop+"/connect?return_to=%2Forders%2F7", f.ConnectURL("/orders/7"))
 	require.Equal(t, shop+"/connect", f.ConnectURL("/admin"))
+	require.Equal(t, shop+"/connect", f.ConnectURL(""))
 }
 
 // requireOnSite resolves an address as a browser does (the URL standard of the

@@ -244,34 +244,3 @@ func requireSound(t *testing.T, failure *Error, status int, body string) {
 	require.GreaterOrEqual(t, failure.RetryAfter, time.Duration(0))
 	require.LessOrEqual(t, failure.RetryAfter, maxRetryAfter)
 }
-
-// long is a body of many bytes that counts how many were read.
-type long struct{ read, length int }
-
-func (l *long) Read(p []byte) (int, error) {
-	if l.read >= l.length {
-		return 0, io.EOF
-	}
-	l.read += len(p)
-	return len(p), nil
-}
-
-func (*long) Close() error { return nil }
-
-func TestNoMoreOfAnAnswerIsReadThanIsTaken(t *testing.T) {
-	body := &long{length: 100 * maxBody}
-	client := newTestClient(t, "http://127.0.0.1:1", func(c *Config) {
-		c.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
-			_, err := io.Copy(io.Discard, r.Body)
-			return &http.Response{StatusCode: http.StatusOK, Header: make(http.Header), Body: body}, err
-		})
-	})
-	require.Equal(t, Unknown, requireError(t, refreshOnce(t.Context(), client)).Outcome)
-	require.Less(t, body.read, 2*maxBody)
-}
-
-func TestAUserIDThatAFloatCannotHoldIsNone(t *testing.T) {
-	answer, ok := answered(200, `{"access_token":"APP_USR-1","refresh_token":"TG-1","user_id":1.8e16}`).answer()
-	require.True(t, ok)
-	require.Zero(t, answer.UserID, "it would name another account")
-}

@@ -540,18 +540,3 @@ func TestOnlyHTTPSGoesThroughAProxy(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, proxyAddress, proxy.String())
 }
-
-func TestACallHasADeadlineForAllThatItDoes(t *testing.T) {
-	var left time.Duration
-	client := newTestClient(t, "http://127.0.0.1:1", func(c *Config) {
-		c.Timeout = time.Minute
-		c.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
-			deadline, _ := r.Context().Deadline()
-			left = time.Until(deadline)
-			return nil, io.ErrUnexpectedEOF
-		})
-	})
-	require.Error(t, refreshOnce(t.Context(), client))
-	require.Positive(t, left)
-	require.LessOrEqual(t, left, time.Minute)
-}
