@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -27,11 +28,9 @@ func TestAHundredReloadsUnderFaultsLeaveNothingBehind(t *testing.T) {
 	t.Run("ten before", func(t *testing.T) { reloadUnderFaults(t, random, 10) })
 	before, running := rested(t), goleak.IgnoreCurrent()
 	t.Run("a hundred", func(t *testing.T) { reloadUnderFaults(t, random, 100) })
-	var left error
-	require.Eventually(t, func() bool {
-		left = goleak.Find(running, goleak.IgnoreAnyFunction(keepsLockFresh))
-		return left == nil
-	}, time.Minute, 10*time.Millisecond, "%v", &left)
+	left := func() error { return goleak.Find(running, goleak.IgnoreAnyFunction(keepsLockFresh)) }
+	assert.Eventually(t, func() bool { return left() == nil }, time.Minute, 10*time.Millisecond)
+	require.NoError(t, left())
 	requireAtMost(t, footprint{before.goroutines, before.files, before.heap + 2<<20}, before)
 }
 

@@ -30,7 +30,7 @@ func Seed() uint64 {
 func Rand(t testing.TB, stream uint64) *rand.Rand {
 	t.Helper()
 	Log(t)
-	return rand.New(rand.NewPCG(Seed(), stream))
+	return rand.New(rand.NewPCG(Seed(), stream)) //nolint:gosec // to be repeated is what it is for
 }
 
 // Log logs how to repeat a test whose choices the seed decides.

@@ -295,7 +295,7 @@ func (s *Server) run(program string, args ...string) error {
 func (s *Server) execute(program string, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c := exec.CommandContext(ctx, program, args...) //nolint:gosec // our own arguments
+	c := exec.CommandContext(ctx, program, args...)
 	c.Dir = "/"
 	c.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
 	c.SysProcAttr = s.attributes()
