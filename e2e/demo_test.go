@@ -36,7 +36,7 @@ func runDemo(t *testing.T) *demo {
 	d := &demo{dir: filepath.Join(home, "demo"), said: new(transcript), ended: make(chan error, 1)}
 	provider, egress := newAddress(t), newAddress(t)
 	d.provider, d.egress = "http://"+provider, "http://"+egress
-	d.process = exec.Command(binary, "mercadopago", "demo", "--dir", d.dir,
+	d.process = exec.Command(binary(t), "mercadopago", "demo", "--dir", d.dir,
 		"--shop", newAddress(t), "--egress", egress, "--sandbox", provider)
 	d.process.Env, d.process.Dir = environment(home), home
 	d.process.Stdout, d.process.Stderr = d.said, d.said
@@ -84,8 +84,11 @@ func (b *browser) agree(provider string, account sandbox.Account) {
 }
 
 func TestTheDemoIsWalkedInABrowser(t *testing.T) {
+	t.Parallel()
 	for _, language := range languages {
 		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			takeTurn(t)
 			d := runDemo(t)
 			b := newBrowser(t, language, "demo-"+language[:2])
 			login := d.connectFirst(t, b)
@@ -210,6 +213,7 @@ func (d *demo) connectFromOutside(t *testing.T, b *browser) {
 }
 
 func TestTheDemoSaysWhatToTryAndLeavesNothingElsewhere(t *testing.T) {
+	parallel(t)
 	d := runDemo(t)
 	for _, address := range []string{d.shop, d.egress, d.provider + "/_sandbox/"} {
 		require.Contains(t, d.said.String(), address)

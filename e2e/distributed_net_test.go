@@ -49,7 +49,7 @@ func inOwnNetwork(t *testing.T) bool {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	c := exec.CommandContext(ctx, self, "-test.run=^"+t.Name()+"$", "-test.timeout="+insideFor.String())
-	c.Env = append(os.Environ(), inside+"=yes", builtBefore+"="+binary)
+	c.Env = append(os.Environ(), inside+"=yes", builtBefore+"="+binary(t))
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
 		// Who is not root may make networks in a namespace of users, too.

@@ -51,6 +51,7 @@ func requireAurora(t *testing.T, answers ...answer) {
 }
 
 func TestAHundredCallersAtExpiryCostOneTokenRequest(t *testing.T) {
+	parallel(t)
 	p, _ := expired(t, sessionSite+egressSite)
 	requireAurora(t, callAtOnce(t, 100, p.caller())...)
 	require.Equal(t, 1, p.refreshes())
@@ -58,6 +59,7 @@ func TestAHundredCallersAtExpiryCostOneTokenRequest(t *testing.T) {
 }
 
 func TestTwoProcessesOnOneStorageFolderCostOneTokenRequest(t *testing.T) {
+	parallel(t)
 	p, _ := expired(t, sessionSite+egressSite)
 	first := p.caller()
 	p.values["ADMIN"], p.values["EGRESS"] = newAddress(t), "http://"+newAddress(t)
@@ -69,6 +71,7 @@ func TestTwoProcessesOnOneStorageFolderCostOneTokenRequest(t *testing.T) {
 }
 
 func TestACallerThatLeavesInMidRefreshCostsNothing(t *testing.T) {
+	parallel(t)
 	p, _ := expired(t, sessionSite+egressSite)
 	reached, let := make(chan struct{}), make(chan struct{})
 	p.provider.Fault(sandbox.Fault{Kind: sandbox.Latency, Grant: "refresh_token", Wait: func(ctx context.Context) {
@@ -95,6 +98,7 @@ func TestACallerThatLeavesInMidRefreshCostsNothing(t *testing.T) {
 }
 
 func TestAKillRightAfterARefreshLosesNobody(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.provider.SetAccessTokenLife(short)
 	c := p.serve(sessionSite + egressSite)
@@ -132,6 +136,7 @@ func TestAKillRightAfterARefreshLosesNobody(t *testing.T) {
 }
 
 func TestAFlowBegunBeforeARestartFinishesAfterIt(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	c := p.serve(sessionSite)
 	v := p.visitor()
@@ -145,6 +150,7 @@ func TestAFlowBegunBeforeARestartFinishesAfterIt(t *testing.T) {
 }
 
 func TestAFlowBegunBeforeAReloadFinishesAfterIt(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	c := p.serve(sessionSite)
 	v := p.visitor()

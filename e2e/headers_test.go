@@ -360,6 +360,7 @@ func headerScenes(t *testing.T) (*platform, *wiretap, []scene) {
 }
 
 func TestNoSpellingOfAClientsOwnTokenReachesUpstream(t *testing.T) {
+	parallel(t)
 	p, tap, scenes := headerScenes(t)
 	for version, speak := range map[string]speaker{"HTTP/1.1": speakHTTP1, "HTTP/2": speakHTTP2} {
 		for _, scene := range scenes {
@@ -428,6 +429,7 @@ func copies(header http.Header, name string) []string {
 
 // An egress caller's own access_token in the query is a token as well.
 func TestNoAccessTokenInTheQueryReachesTheAPI(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	tap := newWiretap(t)
 	p.values["APP"] = tap.URL
@@ -449,6 +451,7 @@ func TestNoAccessTokenInTheQueryReachesTheAPI(t *testing.T) {
 
 // Where tokens are made, nobody gets through with a token of ours.
 func TestTheTokenEndpointIsOutOfReachThroughEgress(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	tap := newWiretap(t)
 	p.values["APP"] = tap.URL

@@ -15,13 +15,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
 const (
-	// killsOnFiles and killsOnPostgres are what every run of the tests does.
-	killsOnFiles    = 20
-	killsOnPostgres = 10
+	// killsOnFiles and killsOnPostgres are what every run of the tests does: as often
+	// of one process as of two and of three.
+	killsOnFiles    = 9
+	killsOnPostgres = 6
 	// killsAtOnce is after how many kills all sellers must serve again.
 	killsAtOnce = 60
 	// killsAlike is after how many kills the number of processes changes, at the
@@ -30,8 +32,8 @@ const (
 	// rarely is the longest time between two kills.
 	rarely = 2 * time.Second
 	// inFlight is the longest that an answer may be in memory alone, on a machine
-	// that has much else to do.
-	inFlight = 3 * time.Second
+	// that has much else to do. Nobody is served with it meanwhile.
+	inFlight = 10 * time.Second
 	// recovery is for how long a process may leave a seller alone once nothing
 	// goes wrong any more: twice over, the pauses after an unknown outcome.
 	recovery = 4 * time.Minute
@@ -64,32 +66,32 @@ type siege struct {
 // TestNoSellerIsLostToKills kills processes at random while everything goes on, and
 // where there is one, the server that their tokens are on. KILLS says how often
 // (without end where only KILL_FOR is given), KILL_FOR for how long at the most, and
-// KILL_SEED how the dice fall: all three for each store.
-//
-//nolint:tparallel // beside each other, and beside no other test
+// KILL_SEED how the dice fall, where that is not for TEST_SEED to say: all three for
+// each store.
 func TestNoSellerIsLostToKills(t *testing.T) {
+	t.Parallel()
 	t.Run("files", func(t *testing.T) {
 		t.Parallel()
-		besiege(t, onFiles(t), killsOnFiles)
+		besiege(t, onFiles(t), killsOnFiles, killStreamOnFiles)
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
-		besiege(t, onPostgres(t), killsOnPostgres)
+		besiege(t, onPostgres(t), killsOnPostgres, killStreamOnPostgres)
 	})
 }
 
 // besiege kills until it has killed often enough. It takes long because of the pauses
 // after unknown outcomes, in which nobody has anything to do.
-func besiege(t *testing.T, place *place, byDefault int) {
+func besiege(t *testing.T, place *place, byDefault int, stream uint64) {
 	t.Helper()
-	kills, until, seed := ordered(t, byDefault)
+	kills, until, seed := ordered(t, byDefault, stream)
 	t.Logf("KILL_SEED=%d", seed)
 	s := newSiege(t, place, seed)
 	began := time.Now()
 	for done := 0; done < kills && (until == 0 || time.Since(began) < until) && !t.Failed(); {
 		n := min(killsAtOnce, kills-done)
-		s.storm(n)
 		done += n
+		s.storm(n, until == 0 && done == kills)
 		if kills > byDefault {
 			s.report(seed, time.Since(began))
 		}
@@ -98,10 +100,10 @@ func besiege(t *testing.T, place *place, byDefault int) {
 }
 
 // ordered is what the environment asks for.
-func ordered(t *testing.T, byDefault int) (kills int, until time.Duration, seed uint64) {
+func ordered(t *testing.T, byDefault int, stream uint64) (kills int, until time.Duration, seed uint64) {
 	t.Helper()
 	var err error
-	kills, seed = byDefault, uint64(time.Now().UnixNano())
+	kills, seed = byDefault, sample.Rand(t, stream).Uint64()
 	if text := os.Getenv("KILL_FOR"); text != "" {
 		until, err = time.ParseDuration(text)
 		require.NoError(t, err, "KILL_FOR")
@@ -200,8 +202,9 @@ func (s *siege) fail(format string, args ...any) {
 	}
 }
 
-// storm kills processes a number of times, and then lets all sellers come back.
-func (s *siege) storm(kills int) {
+// storm kills processes a number of times, then waits until all sellers are served
+// again. After the last storm, nothing needs to expire any more.
+func (s *siege) storm(kills int, last bool) {
 	// Whether a refresh ends older access tokens is not written down anywhere.
 	killing := s.random.n(2) == 0
 	s.book.provider.Change(func(settings *sandbox.Settings) { settings.RefreshKillsAccess = killing })
@@ -211,7 +214,7 @@ func (s *siege) storm(kills int) {
 	people.Go(func() { s.reloads(calm) })
 	people.Go(func() { s.crashes(calm) })
 	for _, seller := range s.sellers {
-		callers.Go(func() { s.call(seller, load) })
+		callers.Go(func() { s.call(seller, calm, load) })
 	}
 	sizes := []int{1, 2, 3}
 	alike := min(killsAlike, (kills+len(sizes)-1)/len(sizes))
@@ -224,6 +227,9 @@ func (s *siege) storm(kills int) {
 	}
 	close(calm)
 	people.Wait()
+	if last {
+		s.book.provider.SetAccessTokenLife(0)
+	}
 	s.inParallel(s.comesBack)
 	close(load)
 	callers.Wait()
@@ -264,16 +270,18 @@ func (s *siege) kill() {
 }
 
 // call is an app that serves one seller: through egress, or as the one that the
-// seller's browser visits.
-func (s *siege) call(seller *besiegedSeller, over <-chan struct{}) {
+// seller's browser visits. In calm there is little to do.
+func (s *siege) call(seller *besiegedSeller, calm, over <-chan struct{}) {
 	transport := &http.Transport{MaxIdleConnsPerHost: 2}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: patience}
-	for {
+	for rarely := 300 * time.Millisecond; ; {
 		select {
 		case <-over:
 			return
-		case <-time.After(s.random.upTo(150 * time.Millisecond)):
+		case <-calm:
+			calm, rarely = nil, 4*time.Second
+		case <-time.After(s.random.upTo(rarely)):
 		}
 		sent := time.Now()
 		var got answer

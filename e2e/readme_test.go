@@ -48,11 +48,14 @@ var tries = map[string]func(*testing.T, readme, string){
 }
 
 func TestEveryBlockOfTheREADMEWorks(t *testing.T) {
+	t.Parallel()
 	r := readReadme(t)
 	var known []string
 	for _, b := range r.blocks {
 		known = append(known, b.name)
 		t.Run(b.name, func(t *testing.T) {
+			t.Parallel()
+			takeTurn(t)
 			try, ok := tries[b.name]
 			require.True(t, ok, "README.md:%d: nothing tries this block", b.line)
 			try(t, r, b.text)
@@ -211,7 +214,7 @@ func sh(t *testing.T, dir, name string, args ...string) string {
 func withCaddy(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	require.NoError(t, os.Symlink(binary, filepath.Join(dir, "caddy")))
+	require.NoError(t, os.Symlink(binary(t), filepath.Join(dir, "caddy")))
 	return dir
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -130,10 +131,11 @@ func (a *api) received() []sent {
 // replays is a platform whose sellers' tokens die.
 type replays struct {
 	*platform
-	t     *testing.T
-	caddy *caddy
-	api   *api
-	used  int
+	t    *testing.T
+	api  *api
+	used int
+	// later is how much time has passed on caddy's clock beside the real time.
+	later time.Duration
 }
 
 func newReplays(t *testing.T, sites string) *replays {
@@ -147,23 +149,24 @@ func newReplays(t *testing.T, sites string) *replays {
 		r.values[name] = "http://" + newAddress(t)
 	}
 	r.values["OPTIONS"] = "\tservers {\n\t\tprotocols h1 h2c\n\t}\n"
-	r.caddy = r.serve(sessionSite + sites)
+	r.obeyed()
+	r.serve(sessionSite + sites)
 	for _, account := range sandbox.DefaultAccounts() {
 		r.visitor().connect(account)
 	}
 	return r
 }
 
-// deadToken returns a seller whose access token the provider has just ended, in
-// a process that has not seen a 401 of theirs: one account is refreshed for a
+// deadToken returns a seller whose access token the provider has just ended, and of
+// whom caddy has not seen a 401 in the last minute: one account is refreshed for a
 // 401 once a minute, and no more than a few accounts are.
 func (r *replays) deadToken() sandbox.Account {
 	r.t.Helper()
 	accounts := sandbox.DefaultAccounts()
 	if r.used == len(accounts) {
 		r.used = 0
-		r.caddy.kill()
-		r.caddy.start()
+		r.later += 2 * time.Minute
+		r.order("later " + r.later.String())
 	}
 	account := accounts[r.used]
 	r.used++
@@ -230,6 +233,7 @@ func replayCases() []replayCase {
 }
 
 func TestADeadTokenOnEgressIsReplacedAndTheRequestSentOnceMore(t *testing.T) {
+	parallel(t)
 	r := newReplays(t, replaySites)
 	for version, client := range clients(t) {
 		for _, c := range replayCases() {
@@ -297,6 +301,7 @@ func (c replayCase) send(t *testing.T, version string, client *http.Client, site
 }
 
 func TestA401ThatNoRefreshMendsGoesOnUnchangedAfterOneRefresh(t *testing.T) {
+	parallel(t)
 	r := newReplays(t, replaySites)
 	r.provider.Fault(sandbox.Fault{Kind: sandbox.LiveCredentials, Path: "/v1/payments", Times: -1})
 	c := replayCase{site: "PLAIN", path: "/v1/payments", method: http.MethodPost, body: paid(200), header: []string{"X-Idempotency-Key", "1"}}
@@ -313,6 +318,7 @@ func TestA401ThatNoRefreshMendsGoesOnUnchangedAfterOneRefresh(t *testing.T) {
 }
 
 func TestAHundredCallersWithADeadTokenCostOneRefresh(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serve(sessionSite + egressSite)
 	p.visitor().connect(aurora)
@@ -323,6 +329,7 @@ func TestAHundredCallersWithADeadTokenCostOneRefresh(t *testing.T) {
 }
 
 func TestA403IsNoDeadToken(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serve(sessionSite + egressSite)
 	p.visitor().connect(aurora)
@@ -335,6 +342,7 @@ func TestA403IsNoDeadToken(t *testing.T) {
 
 // On ingress a 401 is the app's own.
 func TestA401OfTheAppIsTheAppsOwn(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serve(sessionSite)
 	v := p.visitor()
@@ -354,6 +362,7 @@ func TestA401OfTheAppIsTheAppsOwn(t *testing.T) {
 // A seller who withdrew the authorization is told to reconnect, once the refresh
 // token is refused as well; the request that found out gets the API's own 401.
 func TestARevokedSellerIsToldToReconnect(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serve(sessionSite + egressSite)
 	p.visitor().connect(aurora)

@@ -62,8 +62,11 @@ func newPanel(t *testing.T) *platform {
 }
 
 func TestASellerOfAPlatformConnectsAndSwitchesInABrowser(t *testing.T) {
+	t.Parallel()
 	for _, language := range languages {
 		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			takeTurn(t)
 			p := newPanel(t)
 			b := newBrowser(t, language, "seller-"+language[:2])
 			shop := p.url("SHOP")
@@ -122,6 +125,7 @@ func (b *browser) requireSellerLater(shop, account, why string) {
 }
 
 func TestNobodyIsToldToSignInAndAnotherSellerCannotFinish(t *testing.T) {
+	parallel(t)
 	p := newPanel(t)
 	b := newBrowser(t, "es-AR", "seller-es")
 	shop := p.url("SHOP")
@@ -148,6 +152,7 @@ func TestNobodyIsToldToSignInAndAnotherSellerCannotFinish(t *testing.T) {
 }
 
 func TestComingBackInAnotherBrowserConnectsNothing(t *testing.T) {
+	parallel(t)
 	p := newPanel(t)
 	mine, other := newBrowser(t, "pt-BR", "seller-pt"), newBrowser(t, "pt-BR", "seller-pt")
 	shop := p.url("SHOP")

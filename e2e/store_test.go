@@ -49,6 +49,7 @@ func alarms(c *caddy) []string {
 }
 
 func TestAStoreInTroubleStopsNobodyWithAValidTokenAndLosesNobody(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	c := p.serve(sessionSite + egressSite)
 	caller := p.caller()
@@ -90,6 +91,7 @@ func TestAStoreInTroubleStopsNobodyWithAValidTokenAndLosesNobody(t *testing.T) {
 }
 
 func TestAPairThatCannotBeSavedOutlivesAKill(t *testing.T) {
+	parallel(t)
 	p, c := expired(t, sessionSite+egressSite)
 	reached, let := make(chan struct{}), make(chan struct{})
 	p.provider.Fault(sandbox.Fault{Kind: sandbox.Latency, Grant: "refresh_token", Wait: func(ctx context.Context) {
@@ -118,6 +120,7 @@ func TestAPairThatCannotBeSavedOutlivesAKill(t *testing.T) {
 }
 
 func TestAStoreThatIsNotThereYetDoesNotStopTheStart(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	require.NoError(t, os.WriteFile(p.url("STORAGE"), nil, 0o600))
 	c := p.serve(sessionSite + egressSite)

@@ -1,6 +1,7 @@
-// Command faulty is Caddy with this module, for tests of what goes wrong around
-// it: its storage fails and its clock is wrong as a file says that FAULTS names.
-// A line of the file is one of
+// Command faulty is the Caddy that tests run: Caddy with this module, as cmd/caddy
+// is. Where FAULTS names a file, its clock is wrong as the file says, and so does a
+// storage fail that a Caddyfile names as `storage faulty`. A line of the file is one
+// of
 //
 //	clock -1h
 //	later 25h
@@ -26,7 +27,9 @@ import (
 )
 
 func main() {
-	now = clock
+	if os.Getenv("FAULTS") != "" {
+		now = clock
+	}
 	caddycmd.Main()
 }
 
