@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
@@ -83,9 +84,14 @@ func (b *browser) agree(provider string, account sandbox.Account) {
 	b.click(`button[value=approve]`)
 }
 
+// TestTheDemoIsWalkedInABrowser walks it in one language, which TEST_SEED selects.
 func TestTheDemoIsWalkedInABrowser(t *testing.T) {
 	t.Parallel()
-	for _, language := range languages {
+	sample.Log(t)
+	for i, language := range languages {
+		if !inShare(len(languages), i) {
+			continue
+		}
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
 			takeTurn(t)
