@@ -21,7 +21,7 @@ import (
 
 // patience is how long a test waits for what it expects to come. Only a test
 // that fails waits that long.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // caddy is a process of the binary under test, with a home of its own.
 type caddy struct {
@@ -176,11 +176,17 @@ func (l *transcript) tail() string {
 	return text[max(0, len(text)-most):]
 }
 
-// await waits until something is so. It looks ever more rarely: to look costs the
-// other tests time.
+// await waits until a condition holds.
 func await(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(patience)
+	awaitFor(t, patience, what, so)
+}
+
+// awaitFor is await with a deadline of its own. It checks less and less often, to
+// leave the processor to the other tests.
+func awaitFor(t *testing.T, limit time.Duration, what string, so func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	for wait := 10 * time.Millisecond; !so(); wait = min(wait*3/2, 200*time.Millisecond) {
 		select {

@@ -25,7 +25,7 @@ const (
 	// of its own.
 	inside = "E2E_OWN_NETWORK"
 	// insideFor is the longest that such a run may take.
-	insideFor = 8 * time.Minute
+	insideFor = 15 * time.Minute
 
 	hubAddress = "10.77.0.1"
 	hubNetwork = "10.77.0.0/24"

@@ -36,7 +36,7 @@ const (
 	inFlight = 10 * time.Second
 	// recovery is for how long a process may leave a seller alone once nothing
 	// goes wrong any more: twice over, the pauses after an unknown outcome.
-	recovery = 4 * time.Minute
+	recovery = 6 * time.Minute
 	// mostTold is how many failures are told in full.
 	mostTold = 10
 )
@@ -222,7 +222,7 @@ func (s *siege) storm(kills int, last bool) {
 		if i%alike == 0 {
 			s.resize(sizes[i/alike%len(sizes)])
 		}
-		pause(s.t.Context(), 50*time.Millisecond+s.random.upTo(rarely))
+		s.strike()
 		s.kill()
 	}
 	close(calm)
@@ -257,6 +257,19 @@ func (s *siege) resize(n int) {
 			s.fleet.begin(r)
 		}
 	}
+}
+
+// strike waits for the moment of the next kill. One in three is at any time, also
+// while processes start. The others are while token requests are under way, which on
+// a slow machine would otherwise be rare.
+func (s *siege) strike() {
+	if s.random.n(3) == 0 {
+		pause(s.t.Context(), 50*time.Millisecond+s.random.upTo(rarely))
+		return
+	}
+	enough := s.book.asked.Load() + 1 + int64(s.random.n(len(s.sellers)))
+	await(s.t, "sellers' tokens are refreshed", func() bool { return s.book.asked.Load() >= enough })
+	pause(s.t.Context(), s.random.upTo(slowest+farthest))
 }
 
 // kill kills one process and starts it again. Whether it served yet is not asked.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -163,11 +164,14 @@ func (s *script) output() string {
 	return s.said.String()
 }
 
+// buildTime is the longest that a build of Caddy takes, where nothing is in Go's cache.
+const buildTime = 15 * time.Minute
+
 // says waits until something is said, and returns its first group.
 func (s *script) says(pattern string) string {
 	s.t.Helper()
 	var found []string
-	await(s.t, "it says "+pattern, func() bool {
+	awaitFor(s.t, buildTime, "it says "+pattern, func() bool {
 		select {
 		case err := <-s.ended:
 			s.t.Fatalf("it ended: %v", err)
