@@ -34,7 +34,7 @@ const (
 // TestThreeInstancesOnOneDatabaseKeepTheirPromisesThroughEverything runs three
 // instances on machines of their own under load, cuts one off, kills one, reloads
 // one, makes one deaf, restarts the database, and tells what happened when.
-// SELLERS says how many there are (2000).
+// SELLERS says how many there are (1000).
 func TestThreeInstancesOnOneDatabaseKeepTheirPromisesThroughEverything(t *testing.T) {
 	t.Parallel()
 	if !inOwnNetwork(t) {

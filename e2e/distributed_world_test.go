@@ -396,12 +396,12 @@ func (w *distributedWorld) atOnce(shops []*shop, do func(n int, s *shop) error) 
 	all.Wait()
 }
 
-// sellersOrdered is how many sellers there are: SELLERS, or two thousand.
+// sellersOrdered is how many sellers there are: SELLERS, or a thousand.
 func sellersOrdered(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("SELLERS")
 	if text == "" {
-		return 2_000
+		return 1_000
 	}
 	n, err := strconv.Atoi(text)
 	require.NoError(t, err, "SELLERS")
