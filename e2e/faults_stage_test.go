@@ -206,12 +206,12 @@ func (s *stage) until(account sandbox.Account, expected sees) {
 	s.t.Helper()
 	var last sees
 	deadline := time.After(2 * patience)
-	for again := time.Tick(300 * time.Millisecond); ; {
+	for wait := 200 * time.Millisecond; ; wait = min(wait*3/2, time.Second) {
 		if last = s.call(account); last == expected {
 			return
 		}
 		select {
-		case <-again:
+		case <-time.After(wait):
 		case <-deadline:
 			s.t.Fatalf("%s sees %s, and never %s", account.Nickname, last, expected)
 		}

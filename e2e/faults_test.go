@@ -121,11 +121,11 @@ const (
 	onTables = "PostgreSQL"
 )
 
-// stores are those that row n is played on in this run: of those on which it makes
-// sense, each in one of four runs, and not both in the same.
+// stores are the stores that row n is played on in this run. One run in five plays a
+// row on a store, and not on both stores.
 func (f fault) stores(n int) (played []string) {
 	for i, on := range []string{onFolder, onTables} {
-		if (f.only == "" || f.only == on) && inShare(4, n+2*i) {
+		if (f.only == "" || f.only == on) && inShare(5, n+2*i) {
 			played = append(played, on)
 		}
 	}
