@@ -181,7 +181,7 @@ func (s *siege) inParallel(do func(*besiegedSeller)) {
 // until tries something until it succeeds.
 func (s *siege) until(what string, try func() error) {
 	began := time.Now()
-	for {
+	for wait := 200 * time.Millisecond; ; wait = min(wait*3/2, 2*time.Second) {
 		err := try()
 		if err == nil {
 			return
@@ -190,7 +190,7 @@ func (s *siege) until(what string, try func() error) {
 			s.fail("it never came to be that %s: %v", what, err)
 			return
 		}
-		pause(s.t.Context(), 200*time.Millisecond)
+		pause(s.t.Context(), wait)
 	}
 }
 
@@ -268,7 +268,9 @@ func (s *siege) strike() {
 		return
 	}
 	enough := s.book.asked.Load() + 1 + int64(s.random.n(len(s.sellers)))
-	await(s.t, "sellers' tokens are refreshed", func() bool { return s.book.asked.Load() >= enough })
+	for began := time.Now(); s.book.asked.Load() < enough && time.Since(began) < recovery; {
+		pause(s.t.Context(), 5*time.Millisecond)
+	}
 	pause(s.t.Context(), s.random.upTo(slowest+farthest))
 }
 
