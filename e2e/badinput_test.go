@@ -150,8 +150,8 @@ func (b badInput) caddyfile() string {
 	return "{\n\tadmin off\n\tauto_https off\n" + block + "}\n\nhttp://shop.example.com:1 {\n\t" + site + "\n}\n"
 }
 
-// TestBadInputIsRefusedWithThePlaceAndTheCure tries one in three mistakes, which
-// TEST_SEED selects.
+// TestBadInputIsRefusedWithThePlaceAndTheCure tries every third mistake of the table.
+// TEST_SEED selects with which one it begins.
 func TestBadInputIsRefusedWithThePlaceAndTheCure(t *testing.T) {
 	parallel(t)
 	sample.Log(t)

@@ -16,8 +16,6 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
-
-	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 )
 
 // screenshots are kept for people to look at.
@@ -30,14 +28,15 @@ type browser struct {
 	language string
 	folder   string // of its screenshots
 
-	pages int // that were looked at
+	pages int // how many pages [browser.see] has checked
 
 	mu         sync.Mutex
 	complaints []string // of the browser, about what it was served
 }
 
-// newBrowser opens a browser whose reader prefers a language: a profile of its own
-// in the one browser that runs. Its screenshots go to a folder of that name.
+// newBrowser opens a window whose user prefers a language. It shares the process of
+// the browser with other tests, but has its own cookies and cache. Its screenshots go
+// to a folder of that name.
 func newBrowser(t *testing.T, language, folder string) *browser {
 	t.Helper()
 	ctx, end := chromedp.NewContext(runningBrowser(t), chromedp.WithNewBrowserContext())
@@ -52,7 +51,8 @@ func newBrowser(t *testing.T, language, folder string) *browser {
 	return b
 }
 
-// theBrowser is the one that all tests share.
+// theBrowser is the process that all tests share: to start one takes longer than most
+// tests.
 var theBrowser struct {
 	sync.Once
 	ctx    context.Context
@@ -84,8 +84,8 @@ func startBrowser(path string) (ctx context.Context, end func(), err error) {
 		chromedp.Flag("hide-scrollbars", true), chromedp.WindowSize(1280, 900),
 		// Going back asks the server again, as on a browser that is short of memory.
 		chromedp.Flag("disable-features", "Translate,BackForwardCache"),
-		// A process for each site of each test takes more time than the tests do. What is
-		// kept apart for a site, such as its cookies, does not depend on its process.
+		// By default each site of each test gets a renderer process, which doubles the
+		// time that the tests take. Cookies are separate with one process too.
 		chromedp.Flag("renderer-process-limit", "1"), chromedp.Flag("disable-site-isolation-trials", true), chromedp.Flag("in-process-gpu", true),
 		// No test opens a page that is not its own, and root has no other way.
 		chromedp.NoSandbox,
@@ -210,15 +210,14 @@ var views = []view{
 	{"desktop-dark", 1280, 900, false, true},
 }
 
-// see looks at a page as somebody would: on a phone or on a desktop, light or dark.
-// It keeps a picture, and wants text that can be read. Which of the views it is, the
-// seed says, and each page has another; PICTURES=all has it look at every page in
-// all of them.
+// see checks that a page is readable on a phone or a desktop, light or dark, and saves
+// a screenshot. TEST_SEED selects the view, a different one for each page. With
+// FAULTS=all, every page is checked in all views.
 func (b *browser) see(name string) {
 	b.t.Helper()
 	b.pages++
 	for i, v := range views {
-		if os.Getenv("PICTURES") != "all" && !sample.OneIn(len(views), i+b.pages+slices.Index(languages, b.language)) {
+		if !inShare(len(views), i+b.pages+slices.Index(languages, b.language)) {
 			continue
 		}
 		b.look(v)

@@ -57,7 +57,7 @@ func environment(home string) []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + home,
 		"XDG_DATA_HOME=" + filepath.Join(home, "data"), "XDG_CONFIG_HOME=" + filepath.Join(home, "config"),
-		// A process would wait for a second before it ends, for races at the last moment.
+		// Without this, every process waits for a second before it exits.
 		"GORACE=halt_on_error=0 atexit_sleep_ms=50",
 	}
 }
@@ -182,8 +182,8 @@ func await(t *testing.T, what string, so func() bool) {
 	awaitFor(t, patience, what, so)
 }
 
-// awaitFor is await with a deadline of its own. It checks less and less often, to
-// leave the processor to the other tests.
+// awaitFor is await with its own deadline. It checks less and less often, to leave the
+// processor to the other tests.
 func awaitFor(t *testing.T, limit time.Duration, what string, so func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(limit)

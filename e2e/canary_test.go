@@ -62,7 +62,7 @@ type witness struct {
 	errors  *wiretap
 	visitor *visitor
 	states  []string
-	quiet   time.Duration // that has passed on caddy's clock beside the real time
+	quiet   time.Duration // how far the clock of caddy is ahead
 	pages   strings.Builder
 }
 
@@ -154,8 +154,8 @@ func (w *witness) fail() {
 	w.show(v.send(r))
 }
 
-// calm lets time pass: after a failure, caddy may have stopped asking the provider
-// for a while.
+// calm moves the clock of caddy forward: after failures, caddy sends no requests to
+// the provider for a while.
 func (w *witness) calm() {
 	w.quiet += time.Hour
 	w.order("later " + w.quiet.String())

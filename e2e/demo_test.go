@@ -84,7 +84,8 @@ func (b *browser) agree(provider string, account sandbox.Account) {
 	b.click(`button[value=approve]`)
 }
 
-// TestTheDemoIsWalkedInABrowser walks it in one language, which TEST_SEED selects.
+// TestTheDemoIsWalkedInABrowser goes through the demo in one language, which TEST_SEED
+// selects. With FAULTS=all, it goes through it in all languages.
 func TestTheDemoIsWalkedInABrowser(t *testing.T) {
 	t.Parallel()
 	sample.Log(t)

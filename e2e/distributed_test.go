@@ -24,9 +24,9 @@ const (
 	// settles is how long an instance leaves a pair alone that another one may have
 	// posted: what a token request may take, and to save what it brings.
 	settles = deadline + 10*time.Second
-	// soon is when a disconnect is to be honoured everywhere where the listener is
-	// up, and memoryLasts where it is not. It takes milliseconds, but on a machine that
-	// has much else to do, that may be seconds: without a notice it is memoryLasts.
+	// soon is when a disconnect must be honoured by every instance that listens, and
+	// memoryLasts by one that does not. The former takes milliseconds, but may take
+	// seconds on a busy machine.
 	soon        = 10 * time.Second
 	memoryLasts = 30 * time.Second
 )
@@ -34,7 +34,7 @@ const (
 // TestThreeInstancesOnOneDatabaseKeepTheirPromisesThroughEverything runs three
 // instances on machines of their own under load, cuts one off, kills one, reloads
 // one, makes one deaf, restarts the database, and tells what happened when.
-// SELLERS says how many there are (1000).
+// SELLERS sets how many there are (1000).
 func TestThreeInstancesOnOneDatabaseKeepTheirPromisesThroughEverything(t *testing.T) {
 	t.Parallel()
 	if !inOwnNetwork(t) {

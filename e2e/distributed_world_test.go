@@ -396,7 +396,7 @@ func (w *distributedWorld) atOnce(shops []*shop, do func(n int, s *shop) error) 
 	all.Wait()
 }
 
-// sellersOrdered is how many sellers there are: SELLERS, or a thousand.
+// sellersOrdered is how many sellers there are: SELLERS, or 1000.
 func sellersOrdered(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("SELLERS")

@@ -223,7 +223,7 @@ type told struct{ level, event, reason, text string }
 
 func (e told) in(line string) bool {
 	var said struct{ Level, Logger, Msg, Reason, Error string }
-	if !strings.Contains(line, `"msg":"`+e.event+`"`) { // the logs are searched over and over
+	if !strings.Contains(line, `"msg":"`+e.event+`"`) { // logs are searched often, and most lines are of other events
 		return false
 	}
 	if json.Unmarshal([]byte(line), &said) != nil || !strings.Contains(said.Logger, "mercadopago") {

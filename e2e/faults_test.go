@@ -93,8 +93,8 @@ func (e told) String() string {
 // deadline or a pause of the product.
 const atOnce = 24
 
-// TestNoFaultLosesASeller plays a part of the rows, which TEST_SEED selects.
-// FAULTS=all has it play all of them, on every store.
+// TestNoFaultLosesASeller plays a fifth of the rows on each store, which TEST_SEED
+// selects. With FAULTS=all, it plays every row on both stores.
 func TestNoFaultLosesASeller(t *testing.T) {
 	t.Parallel()
 	sample.Log(t)
@@ -121,8 +121,8 @@ const (
 	onTables = "PostgreSQL"
 )
 
-// stores are the stores that row n is played on in this run. One run in five plays a
-// row on a store, and not on both stores.
+// stores are the stores that row n is played on in this run. With a given seed, no row
+// is played on both.
 func (f fault) stores(n int) (played []string) {
 	for i, on := range []string{onFolder, onTables} {
 		if (f.only == "" || f.only == on) && inShare(5, n+2*i) {
@@ -132,8 +132,8 @@ func (f fault) stores(n int) (played []string) {
 	return played
 }
 
-// inShare tells whether row i of a table is played in this run. FAULTS=all has all
-// tables played in full.
+// inShare reports whether this run plays row i of a table of which it plays every nth
+// row. With FAULTS=all, it plays all rows of all tables.
 func inShare(n, i int) bool { return os.Getenv("FAULTS") == "all" || sample.OneIn(n, i) }
 
 func (f fault) test(t *testing.T, on string) {

@@ -70,7 +70,7 @@ type book struct {
 
 	refreshes, consents, cuts, again, refused int
 
-	asked atomic.Int64 // token requests
+	asked atomic.Int64 // number of token requests
 }
 
 func newBook(provider *sandbox.Sandbox, random *random) *book {

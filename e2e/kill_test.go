@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// killsOnFiles and killsOnPostgres are what every run of the tests does: as often
-	// of one process as of two and of three.
+	// killsOnFiles and killsOnPostgres are how often a run kills without KILLS. A third
+	// of the kills each are with one, two and three processes.
 	killsOnFiles    = 9
 	killsOnPostgres = 6
 	// killsAtOnce is after how many kills all sellers must serve again.
@@ -32,7 +32,7 @@ const (
 	// rarely is the longest time between two kills.
 	rarely = 2 * time.Second
 	// inFlight is the longest that an answer may be in memory alone, on a machine
-	// that has much else to do. Nobody is served with it meanwhile.
+	// that has much else to do. No request is served with it before it is saved.
 	inFlight = 10 * time.Second
 	// recovery is for how long a process may leave a seller alone once nothing
 	// goes wrong any more: twice over, the pauses after an unknown outcome.
@@ -66,8 +66,7 @@ type siege struct {
 // TestNoSellerIsLostToKills kills processes at random while everything goes on, and
 // where there is one, the server that their tokens are on. KILLS says how often
 // (without end where only KILL_FOR is given), KILL_FOR for how long at the most, and
-// KILL_SEED how the dice fall, where that is not for TEST_SEED to say: all three for
-// each store.
+// KILL_SEED replaces the seed that TEST_SEED selects: all three for each store.
 func TestNoSellerIsLostToKills(t *testing.T) {
 	t.Parallel()
 	t.Run("files", func(t *testing.T) {
@@ -203,7 +202,7 @@ func (s *siege) fail(format string, args ...any) {
 }
 
 // storm kills processes a number of times, then waits until all sellers are served
-// again. After the last storm, nothing needs to expire any more.
+// again. After the last storm, new access tokens live long, which saves refreshes.
 func (s *siege) storm(kills int, last bool) {
 	// Whether a refresh ends older access tokens is not written down anywhere.
 	killing := s.random.n(2) == 0
@@ -259,9 +258,9 @@ func (s *siege) resize(n int) {
 	}
 }
 
-// strike waits for the moment of the next kill. One in three is at any time, also
-// while processes start. The others are while token requests are under way, which on
-// a slow machine would otherwise be rare.
+// strike waits until the next kill. Every third kill is at a random time, even while
+// processes start. The other kills follow token requests, so that on a slow machine
+// too they interrupt some.
 func (s *siege) strike() {
 	if s.random.n(3) == 0 {
 		pause(s.t.Context(), 50*time.Millisecond+s.random.upTo(rarely))
@@ -285,7 +284,7 @@ func (s *siege) kill() {
 }
 
 // call is an app that serves one seller: through egress, or as the one that the
-// seller's browser visits. In calm there is little to do.
+// seller's browser visits. It makes few requests once calm is closed.
 func (s *siege) call(seller *besiegedSeller, calm, over <-chan struct{}) {
 	transport := &http.Transport{MaxIdleConnsPerHost: 2}
 	defer transport.CloseIdleConnections()

@@ -16,15 +16,14 @@ import (
 )
 
 const (
-	// builtBefore is the variable that has a run of this program inside of another
-	// one use the other's binary.
+	// builtBefore is the environment variable with the path of the Caddy under test,
+	// for a test that runs this program again.
 	builtBefore = "E2E_CADDY"
 	// atATime is how many of the tests that call [parallel] run at a time.
 	atATime = 6
 )
 
-// What is random comes from the seed of the run: each of these has a stream of its
-// own.
+// The streams of random numbers, see [sample.Rand].
 const (
 	killStreamOnFiles uint64 = iota + 1
 	killStreamOnPostgres
@@ -34,8 +33,8 @@ const (
 
 var turns = make(chan struct{}, atATime)
 
-// parallel runs a test beside the others, and few of its kind at a time. A long
-// test, most of which is waiting, calls t.Parallel itself, so that it begins at once.
+// parallel runs a test in parallel with others, but only [atATime] tests at a time. A
+// long test that mostly waits calls t.Parallel instead, so that it starts first.
 func parallel(t *testing.T) {
 	t.Helper()
 	t.Parallel()
@@ -49,14 +48,13 @@ func takeTurn(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
-	// By default Go runs as many as there are processors: too few, where most of a test
-	// is waiting.
+	// The default is the number of processors: too few for tests that mostly wait.
 	if err := flag.Set("test.parallel", "1000"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	flag.Parse()
-	go func() { _, _ = built() }() // while the first tests run that do not need it
+	go func() { _, _ = built() }() // some tests do not need it, and run meanwhile
 	code := m.Run()
 	endBrowser()
 	os.Exit(code)
@@ -70,18 +68,17 @@ func binary(t testing.TB) string {
 	return path
 }
 
-// built builds Caddy with this module. It differs from cmd/caddy in what FAULTS
-// switches on, and in a storage module that only a Caddyfile which names it uses:
-// linking a second binary takes longer than most tests.
-//
-// The binary stays where it is, and Go does not link it again where nothing
-// changed since the last run.
+// built builds the Caddy under test. One binary serves all tests, also those that need
+// a wrong clock or a faulty storage, because linking another takes longer than most
+// tests. The binary stays in the artifacts folder: if nothing changed, Go does not
+// link it again in the next run.
 var built = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv(builtBefore); path != "" {
 		return path, nil
 	}
 	name := "caddy"
-	// Linked as xcaddy links it. A revision in it would have each commit link anew.
+	// These are the flags of xcaddy. -buildvcs=false keeps the binary up to date if a
+	// commit changes nothing in it.
 	args := []string{"build", "-buildvcs=false", "-ldflags=-w -s"}
 	if raceEnabled {
 		name += "-race"

@@ -134,7 +134,7 @@ type replays struct {
 	t    *testing.T
 	api  *api
 	used int
-	// later is how much time has passed on caddy's clock beside the real time.
+	// later is how far the clock of caddy is ahead.
 	later time.Duration
 }
 
@@ -157,9 +157,9 @@ func newReplays(t *testing.T, sites string) *replays {
 	return r
 }
 
-// deadToken returns a seller whose access token the provider has just ended, and of
-// whom caddy has not seen a 401 in the last minute: one account is refreshed for a
-// 401 once a minute, and no more than a few accounts are.
+// deadToken returns a seller whose access token the provider has just revoked. When all
+// sellers have been used, it moves the clock of caddy forward: in one minute, caddy
+// refreshes an account once because of a 401, and only a few accounts.
 func (r *replays) deadToken() sandbox.Account {
 	r.t.Helper()
 	accounts := sandbox.DefaultAccounts()

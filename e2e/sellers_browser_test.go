@@ -63,8 +63,9 @@ func newPanel(t *testing.T) *platform {
 	return p
 }
 
-// TestASellerOfAPlatformConnectsAndSwitchesInABrowser does so in one language, and
-// not in the demo's. TEST_SEED selects it.
+// TestASellerOfAPlatformConnectsAndSwitchesInABrowser uses one language, which
+// TEST_SEED selects, and not the same as TestTheDemoIsWalkedInABrowser. With
+// FAULTS=all, it uses all languages.
 func TestASellerOfAPlatformConnectsAndSwitchesInABrowser(t *testing.T) {
 	t.Parallel()
 	sample.Log(t)

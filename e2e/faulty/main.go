@@ -1,7 +1,7 @@
-// Command faulty is the Caddy that tests run: Caddy with this module, as cmd/caddy
-// is. Where FAULTS names a file, its clock is wrong as the file says, and so does a
-// storage fail that a Caddyfile names as `storage faulty`. A line of the file is one
-// of
+// Command faulty is the Caddy that tests run. It differs from cmd/caddy in two ways.
+// If FAULTS names a file, the module's clock is wrong in the way that the file
+// describes. If a Caddyfile has `storage faulty`, the storage fails in the way that
+// the file describes. A line of the file is one of
 //
 //	clock -1h
 //	later 25h

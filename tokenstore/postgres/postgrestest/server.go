@@ -107,8 +107,8 @@ func Launch(settings ...string) (*Server, error) {
 	return s, nil
 }
 
-// template returns a server that never runs. Its data folder is copied for each new
-// server, because initdb takes ten times as long as a copy.
+// template returns a server that is never started. Each new server gets a copy of its
+// data folder, because initdb takes about ten times as long as copying.
 var template = sync.OnceValues(func() (*Server, error) {
 	s, err := prepare()
 	if err != nil {
