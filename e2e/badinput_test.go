@@ -160,6 +160,7 @@ func TestBadInputIsRefusedWithThePlaceAndTheCure(t *testing.T) {
 			continue
 		}
 		t.Run(bad.name, func(t *testing.T) {
+			t.Parallel()
 			env := bad.env
 			if env == nil {
 				env = []string{"MP_CLIENT_ID=1", "MP_CLIENT_SECRET=" + clientSecret, "MP_ENCRYPTION_KEY=" + encryptionKey}

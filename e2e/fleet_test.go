@@ -50,6 +50,21 @@ func requireAurora(t *testing.T, answers ...answer) {
 	}
 }
 
+// holdRefresh makes the provider hold back the next refresh until let is called.
+// reached is closed when the provider has the request.
+func (p *platform) holdRefresh() (reached <-chan struct{}, let func()) {
+	arrived := make(chan struct{})
+	ctx, let := context.WithCancel(p.t.Context())
+	p.provider.Fault(sandbox.Fault{Kind: sandbox.Latency, Grant: "refresh_token", Wait: func(caller context.Context) {
+		close(arrived)
+		select {
+		case <-ctx.Done():
+		case <-caller.Done():
+		}
+	}})
+	return arrived, let
+}
+
 func TestAHundredCallersAtExpiryCostOneTokenRequest(t *testing.T) {
 	parallel(t)
 	p, _ := expired(t, sessionSite+egressSite)
@@ -73,14 +88,7 @@ func TestTwoProcessesOnOneStorageFolderCostOneTokenRequest(t *testing.T) {
 func TestACallerThatLeavesInMidRefreshCostsNothing(t *testing.T) {
 	parallel(t)
 	p, _ := expired(t, sessionSite+egressSite)
-	reached, let := make(chan struct{}), make(chan struct{})
-	p.provider.Fault(sandbox.Fault{Kind: sandbox.Latency, Grant: "refresh_token", Wait: func(ctx context.Context) {
-		close(reached)
-		select {
-		case <-let:
-		case <-ctx.Done():
-		}
-	}})
+	reached, let := p.holdRefresh()
 	caller := p.caller()
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 1)
@@ -91,7 +99,7 @@ func TestACallerThatLeavesInMidRefreshCostsNothing(t *testing.T) {
 	<-reached
 	leave()
 	require.ErrorIs(t, <-left, context.Canceled)
-	close(let)
+	let()
 	requireAurora(t, caller.me(id(aurora)))
 	require.Equal(t, 1, p.refreshes())
 	require.Zero(t, p.provider.Stats().RefreshReuse)

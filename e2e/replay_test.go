@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -232,12 +234,14 @@ func replayCases() []replayCase {
 	return cases
 }
 
+//nolint:tparallel // the cases use the same sellers
 func TestADeadTokenOnEgressIsReplacedAndTheRequestSentOnceMore(t *testing.T) {
 	parallel(t)
 	r := newReplays(t, replaySites)
-	for version, client := range clients(t) {
+	of := clients(t)
+	for _, version := range slices.Sorted(maps.Keys(of)) {
 		for _, c := range replayCases() {
-			t.Run(version+"/"+c.name, func(t *testing.T) { r.try(t, version, client, c) })
+			t.Run(version+"/"+c.name, func(t *testing.T) { r.try(t, version, of[version], c) })
 		}
 	}
 }
