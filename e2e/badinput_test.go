@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 )
 
 // badInput is a mistake that people make, and what they are told: where, and
@@ -148,9 +150,17 @@ func (b badInput) caddyfile() string {
 	return "{\n\tadmin off\n\tauto_https off\n" + block + "}\n\nhttp://shop.example.com:1 {\n\t" + site + "\n}\n"
 }
 
+// TestBadInputIsRefusedWithThePlaceAndTheCure tries every third mistake of the table.
+// TEST_SEED selects with which one it begins.
 func TestBadInputIsRefusedWithThePlaceAndTheCure(t *testing.T) {
-	for _, bad := range badInputs() {
+	parallel(t)
+	sample.Log(t)
+	for i, bad := range badInputs() {
+		if !inShare(3, i) {
+			continue
+		}
 		t.Run(bad.name, func(t *testing.T) {
+			t.Parallel()
 			env := bad.env
 			if env == nil {
 				env = []string{"MP_CLIENT_ID=1", "MP_CLIENT_SECRET=" + clientSecret, "MP_ENCRYPTION_KEY=" + encryptionKey}
@@ -176,7 +186,7 @@ func check(t *testing.T, command, caddyfile string, env []string) (said, home st
 	home = t.TempDir()
 	config := filepath.Join(home, "Caddyfile")
 	require.NoError(t, os.WriteFile(config, []byte(caddyfile), 0o600))
-	process := exec.Command(binary, command, "--config", config, "--adapter", "caddyfile")
+	process := exec.Command(binary(t), command, "--config", config, "--adapter", "caddyfile")
 	process.Env, process.Dir = append(environment(home), env...), home
 	out, err := process.CombinedOutput()
 	return string(out), home, err
@@ -206,6 +216,7 @@ func requireUntouched(t *testing.T, home string) {
 }
 
 func TestRunRefusesBadInputAsValidateDoes(t *testing.T) {
+	parallel(t)
 	bad := badInput{}
 	said, _, err := check(t, "run", bad.caddyfile(), []string{"MP_CLIENT_ID=1", "MP_ENCRYPTION_KEY=" + encryptionKey})
 	require.Error(t, err)
@@ -213,6 +224,7 @@ func TestRunRefusesBadInputAsValidateDoes(t *testing.T) {
 }
 
 func TestValidateTouchesNeitherNetworkNorStorage(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	said, home, err := check(t, "validate", p.caddyfile(sessionSite+egressSite), p.secrets())
 	require.NoError(t, err, said)
@@ -222,6 +234,7 @@ func TestValidateTouchesNeitherNetworkNorStorage(t *testing.T) {
 }
 
 func TestAReloadWithBadInputLeavesWhatServesAsItIs(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	c := p.serve(sessionSite + egressSite)
 	v := p.visitor()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,35 +28,76 @@ type browser struct {
 	language string
 	folder   string // of its screenshots
 
+	pages int // how many pages [browser.see] has checked
+
 	mu         sync.Mutex
 	complaints []string // of the browser, about what it was served
 }
 
-// newBrowser starts a browser whose reader prefers a language. Its screenshots
-// go to a folder of that name.
+// newBrowser opens a window whose user prefers a language. It shares the process of
+// the browser with other tests, but has its own cookies and cache. Its screenshots go
+// to a folder of that name.
 func newBrowser(t *testing.T, language, folder string) *browser {
 	t.Helper()
-	profile, err := os.MkdirTemp("", "caddy-mercadopago-browser-")
+	ctx, end := chromedp.NewContext(runningBrowser(t), chromedp.WithNewBrowserContext())
+	t.Cleanup(end)
+	b := &browser{t: t, ctx: ctx, language: language, folder: filepath.Join(screenshots, folder)}
+	require.NoError(t, os.MkdirAll(b.folder, 0o755))
+	require.NoError(t, chromedp.Listen(ctx, b.hear), "opening the browser")
+	agent := ask[string](b, "navigator.userAgent")
+	require.NotEmpty(t, agent)
+	_, err := chromedp.Call(ctx, emulation.SetUserAgentOverride, emulation.SetUserAgentOverrideParams{UserAgent: agent, AcceptLanguage: language})
 	require.NoError(t, err)
+	return b
+}
+
+// theBrowser is the process that all tests share: to start one takes longer than most
+// tests.
+var theBrowser struct {
+	sync.Once
+	ctx    context.Context
+	end    func()
+	failed error
+}
+
+func runningBrowser(t *testing.T) context.Context {
+	t.Helper()
+	path := chromium(t)
+	theBrowser.Do(func() { theBrowser.ctx, theBrowser.end, theBrowser.failed = startBrowser(path) })
+	require.NoError(t, theBrowser.failed, "starting the browser")
+	return theBrowser.ctx
+}
+
+func endBrowser() {
+	if theBrowser.end != nil {
+		theBrowser.end()
+	}
+}
+
+func startBrowser(path string) (ctx context.Context, end func(), err error) {
+	profile, err := os.MkdirTemp("", "caddy-mercadopago-browser-")
+	if err != nil {
+		return nil, nil, err
+	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(chromium(t)), chromedp.UserDataDir(profile), chromedp.Flag("accept-lang", language),
-		chromedp.Flag("no-proxy-server", true), chromedp.Flag("hide-scrollbars", true), chromedp.WindowSize(1280, 900),
+		chromedp.ExecPath(path), chromedp.UserDataDir(profile), chromedp.Flag("no-proxy-server", true),
+		chromedp.Flag("hide-scrollbars", true), chromedp.WindowSize(1280, 900),
 		// Going back asks the server again, as on a browser that is short of memory.
 		chromedp.Flag("disable-features", "Translate,BackForwardCache"),
+		// By default each site of each test gets a renderer process, which doubles the
+		// time that the tests take. Cookies are separate with one process too.
+		chromedp.Flag("renderer-process-limit", "1"), chromedp.Flag("disable-site-isolation-trials", true), chromedp.Flag("in-process-gpu", true),
 		// No test opens a page that is not its own, and root has no other way.
 		chromedp.NoSandbox,
 	)
 	allocator, endAllocator := chromedp.NewExecAllocator(context.Background(), options...)
-	ctx, end := chromedp.NewContext(allocator)
-	t.Cleanup(func() {
-		end()
+	ctx, close := chromedp.NewContext(allocator)
+	end = func() {
+		close()
 		endAllocator()
 		_ = os.RemoveAll(profile)
-	})
-	b := &browser{t: t, ctx: ctx, language: language, folder: filepath.Join(screenshots, folder)}
-	require.NoError(t, os.MkdirAll(b.folder, 0o755))
-	require.NoError(t, chromedp.Listen(ctx, b.hear), "starting the browser")
-	return b
+	}
+	return ctx, end, chromedp.Do(ctx)
 }
 
 // chromium finds the browser. `make test` installs one where there is none.
@@ -168,11 +210,16 @@ var views = []view{
 	{"desktop-dark", 1280, 900, false, true},
 }
 
-// see looks at a page as everybody would: on a phone and on a desktop, light and
-// dark. It keeps a picture of each, and wants text that can be read.
+// see checks that a page is readable on a phone or a desktop, light or dark, and saves
+// a screenshot. TEST_SEED selects the view, a different one for each page. With
+// FAULTS=all, every page is checked in all views.
 func (b *browser) see(name string) {
 	b.t.Helper()
-	for _, v := range views {
+	b.pages++
+	for i, v := range views {
+		if !inShare(len(views), i+b.pages+slices.Index(languages, b.language)) {
+			continue
+		}
 		b.look(v)
 		picture := do(b, "taking a picture", chromedp.FullScreenshot(100))
 		require.NoError(b.t, os.WriteFile(filepath.Join(b.folder, name+"-"+v.name+".png"), picture, 0o644))

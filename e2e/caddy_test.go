@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -22,7 +21,7 @@ import (
 
 // patience is how long a test waits for what it expects to come. Only a test
 // that fails waits that long.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // caddy is a process of the binary under test, with a home of its own.
 type caddy struct {
@@ -32,8 +31,6 @@ type caddy struct {
 	admin  string // address of its admin endpoint
 	env    []string
 	log    *transcript
-	// program is another one than the binary under test, or "".
-	program string
 
 	process *exec.Cmd
 	ended   chan struct{}
@@ -60,7 +57,8 @@ func environment(home string) []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + home,
 		"XDG_DATA_HOME=" + filepath.Join(home, "data"), "XDG_CONFIG_HOME=" + filepath.Join(home, "config"),
-		"GORACE=halt_on_error=0",
+		// Without this, every process waits for a second before it exits.
+		"GORACE=halt_on_error=0 atexit_sleep_ms=50",
 	}
 }
 
@@ -72,7 +70,7 @@ func (c *caddy) write(caddyfile string) {
 // launch starts the process, and waits for nothing.
 func (c *caddy) launch() {
 	c.t.Helper()
-	process := exec.Command(cmp.Or(c.program, binary), "run", "--config", c.config, "--adapter", "caddyfile")
+	process := exec.Command(binary(c.t), "run", "--config", c.config, "--adapter", "caddyfile")
 	process.Env, process.Dir = c.env, c.home
 	process.Stdout, process.Stderr = c.log, c.log
 	require.NoError(c.t, process.Start())
@@ -133,7 +131,7 @@ func (c *caddy) reload(caddyfile string) {
 
 // run runs another command of the binary, in the same environment.
 func (c *caddy) run(args ...string) (output string, err error) {
-	command := exec.Command(binary, args...)
+	command := exec.Command(binary(c.t), args...)
 	command.Env, command.Dir = c.env, c.home
 	out, err := command.CombinedOutput()
 	return string(out), err
@@ -178,16 +176,21 @@ func (l *transcript) tail() string {
 	return text[max(0, len(text)-most):]
 }
 
-// await waits until something is so.
+// await waits until a condition holds.
 func await(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(patience)
+	awaitFor(t, patience, what, so)
+}
+
+// awaitFor is await with its own deadline. It checks less and less often, to leave the
+// processor to the other tests.
+func awaitFor(t *testing.T, limit time.Duration, what string, so func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for !so() {
+	for wait := 10 * time.Millisecond; !so(); wait = min(wait*3/2, 200*time.Millisecond) {
 		select {
-		case <-again.C:
+		case <-time.After(wait):
 		case <-deadline.C:
 			t.Fatalf("it never came to be that %s", what)
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -61,6 +62,7 @@ type witness struct {
 	errors  *wiretap
 	visitor *visitor
 	states  []string
+	quiet   time.Duration // how far the clock of caddy is ahead
 	pages   strings.Builder
 }
 
@@ -69,6 +71,7 @@ func newWitness(t *testing.T) *witness {
 	w := &witness{platform: newPlatform(t), errors: newWiretap(t)}
 	w.values["ERRORS"] = w.errors.URL
 	w.values["OPTIONS"] = "\tdebug\n\tservers {\n\t\ttrace\n\t}\n"
+	w.obeyed()
 	w.caddy = w.serve(loud)
 	w.visitor = w.platform.visitor()
 	return w
@@ -128,13 +131,15 @@ func (w *witness) fail() {
 		{Kind: sandbox.Redirected},
 		{Kind: sandbox.RateLimited},
 	} {
-		w.serveAnew()
+		w.calm()
 		fault.Grant = "authorization_code"
 		w.provider.Fault(fault)
 		w.show(v.finish(v.consent(w.begin(), rio)))
 		w.provider.ClearFaults()
 	}
-	w.serveAnew()
+	w.calm()
+	w.caddy.kill()
+	w.caddy.start()
 	callback := v.consent(w.begin(), rio)
 	stranger := w.platform.visitor()
 	require.Equal(t, http.StatusBadRequest, w.show(stranger.get(callback)).status)
@@ -149,13 +154,15 @@ func (w *witness) fail() {
 	w.show(v.send(r))
 }
 
-// serveAnew starts over, for a breaker may have opened.
-func (w *witness) serveAnew() {
-	w.caddy.kill()
-	w.caddy.start()
+// calm moves the clock of caddy forward: after failures, caddy sends no requests to
+// the provider for a while.
+func (w *witness) calm() {
+	w.quiet += time.Hour
+	w.order("later " + w.quiet.String())
 }
 
 func TestNoSecretIsEverWritten(t *testing.T) {
+	parallel(t)
 	w := newWitness(t)
 	w.live()
 	w.fail()

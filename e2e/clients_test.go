@@ -59,6 +59,7 @@ func (p *platform) openEgress(clients string) (port string) {
 }
 
 func TestEgressIsRefusedToAnotherAddressOfThisMachine(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	port := p.openEgress("clients 127.0.0.1")
 	p.serve(sessionSite + openEgress)
@@ -82,6 +83,7 @@ func TestEgressIsRefusedToAnotherAddressOfThisMachine(t *testing.T) {
 // Who forgot `bind` is still not open to the network: by default only loopback
 // may call.
 func TestEgressIsForLoopbackAloneUnlessToldOtherwise(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	port := p.openEgress("")
 	// A load balancer's PROXY protocol tells Caddy the connection's own address, so
@@ -118,6 +120,7 @@ func TestEgressIsForLoopbackAloneUnlessToldOtherwise(t *testing.T) {
 }
 
 func TestWhoIsRefusedIsToldWhere(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.values["CLIENTS"] = ""
 	p.serve(sessionSite + strings.Replace(egressSite, "egress\n", "egress\n\t\tclients 192.0.2.7\n", 1))

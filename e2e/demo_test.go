@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 )
 
@@ -36,7 +37,7 @@ func runDemo(t *testing.T) *demo {
 	d := &demo{dir: filepath.Join(home, "demo"), said: new(transcript), ended: make(chan error, 1)}
 	provider, egress := newAddress(t), newAddress(t)
 	d.provider, d.egress = "http://"+provider, "http://"+egress
-	d.process = exec.Command(binary, "mercadopago", "demo", "--dir", d.dir,
+	d.process = exec.Command(binary(t), "mercadopago", "demo", "--dir", d.dir,
 		"--shop", newAddress(t), "--egress", egress, "--sandbox", provider)
 	d.process.Env, d.process.Dir = environment(home), home
 	d.process.Stdout, d.process.Stderr = d.said, d.said
@@ -83,9 +84,18 @@ func (b *browser) agree(provider string, account sandbox.Account) {
 	b.click(`button[value=approve]`)
 }
 
+// TestTheDemoIsWalkedInABrowser goes through the demo in one language, which TEST_SEED
+// selects. With FAULTS=all, it goes through it in all languages.
 func TestTheDemoIsWalkedInABrowser(t *testing.T) {
-	for _, language := range languages {
+	t.Parallel()
+	sample.Log(t)
+	for i, language := range languages {
+		if !inShare(len(languages), i) {
+			continue
+		}
 		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			takeTurn(t)
 			d := runDemo(t)
 			b := newBrowser(t, language, "demo-"+language[:2])
 			login := d.connectFirst(t, b)
@@ -210,6 +220,7 @@ func (d *demo) connectFromOutside(t *testing.T, b *browser) {
 }
 
 func TestTheDemoSaysWhatToTryAndLeavesNothingElsewhere(t *testing.T) {
+	parallel(t)
 	d := runDemo(t)
 	for _, address := range []string{d.shop, d.egress, d.provider + "/_sandbox/"} {
 		require.Contains(t, d.said.String(), address)

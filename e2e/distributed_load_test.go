@@ -19,7 +19,7 @@ const (
 	gotNothing = "no answer"
 
 	// eachSecond is how many requests an instance gets.
-	eachSecond = 40
+	eachSecond = 20
 	hands      = 6
 
 	// storeAway is how long an instance waits for the store before it takes it to be

@@ -25,7 +25,7 @@ const (
 	// of its own.
 	inside = "E2E_OWN_NETWORK"
 	// insideFor is the longest that such a run may take.
-	insideFor = 8 * time.Minute
+	insideFor = 15 * time.Minute
 
 	hubAddress = "10.77.0.1"
 	hubNetwork = "10.77.0.0/24"
@@ -49,7 +49,7 @@ func inOwnNetwork(t *testing.T) bool {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	c := exec.CommandContext(ctx, self, "-test.run=^"+t.Name()+"$", "-test.timeout="+insideFor.String())
-	c.Env = append(os.Environ(), inside+"=yes", builtBefore+"="+binary)
+	c.Env = append(os.Environ(), inside+"=yes", builtBefore+"="+binary(t))
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
 		// Who is not root may make networks in a namespace of users, too.

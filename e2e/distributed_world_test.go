@@ -21,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore"
@@ -108,7 +109,7 @@ type distributedWorld struct {
 func newDistributedWorld(t *testing.T, sellers int) *distributedWorld {
 	t.Helper()
 	w := &distributedWorld{
-		t: t, began: time.Now(), random: newRandom(uint64(time.Now().UnixNano())),
+		t: t, began: time.Now(), random: newRandom(sample.Rand(t, distributedStream).Uint64()),
 		answers: make(map[string]map[string]int), disconnects: make(map[string][]time.Duration), gone: make(map[*shop]bool),
 	}
 	w.observed = newObserved(w.random, w.fail)
@@ -220,7 +221,7 @@ func (i *instance) caddyfile() string {
 // starts it stays until it ends: a process of which nobody hears any more ends.
 func (i *instance) launch() {
 	i.t.Helper()
-	process := exec.Command(binary, "run", "--config", i.config, "--adapter", "caddyfile")
+	process := exec.Command(binary(i.t), "run", "--config", i.config, "--adapter", "caddyfile")
 	process.Env, process.Dir = i.env, i.home
 	process.Stdout, process.Stderr = i.log, i.log
 	process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -395,12 +396,12 @@ func (w *distributedWorld) atOnce(shops []*shop, do func(n int, s *shop) error) 
 	all.Wait()
 }
 
-// sellersOrdered is how many sellers there are: SELLERS, or ten thousand.
+// sellersOrdered is how many sellers there are: SELLERS, or 1000.
 func sellersOrdered(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("SELLERS")
 	if text == "" {
-		return 10_000
+		return 1_000
 	}
 	n, err := strconv.Atoi(text)
 	require.NoError(t, err, "SELLERS")

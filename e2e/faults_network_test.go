@@ -77,7 +77,6 @@ func lostFaults() []fault {
 		after bool
 	}{{before, false}, {after, true}} {
 		f := add("caddy is killed", at.when, "", killed(at.after))
-		f.matters = true
 		f.told = []told{{"warn", "renewal_failed", "retried_unknown", ""}}
 		if at.after {
 			f.told = append(f.told, told{"warn", "reconnect_required", "invalid_grant", ""})

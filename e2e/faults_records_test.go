@@ -56,9 +56,9 @@ func recordFaults() []fault {
 		})
 		return &all[len(all)-1]
 	}
-	// both has a row played on either store, always.
+	// both has a row played on either store.
 	both := func(f *fault) *fault {
-		f.only, f.matters = "", true
+		f.only = ""
 		return f
 	}
 	add("a seller's pair is garbage", "restore it from a back-up", damaged(pairOf(ended), garbage))

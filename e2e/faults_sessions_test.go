@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
 	"github.com/caddy-mercadopago/caddy-mercadopago/tokenstore/postgres/postgrestest"
 )
@@ -214,8 +215,9 @@ func terminatedAtRandom(s *stage) {
 	s.running()
 	over, done := context.WithCancel(s.t.Context())
 	killed := make(chan error, 1)
+	random := sample.Rand(s.t, terminateStream)
 	go func() {
-		killed <- s.tables().terminateAtRandom(over)
+		killed <- s.tables().terminateAtRandom(over, random)
 	}()
 	for _, account := range crowd {
 		require.Contains(s.t, []sees{ok, broken}, s.call(account))
@@ -232,12 +234,15 @@ func terminatedAtRandom(s *stage) {
 	require.Equal(s.t, len(crowd)+1, s.refreshes(), "one for each, however often it was asked for")
 }
 
-func (d *tables) terminateAtRandom(over context.Context) error {
+func (d *tables) terminateAtRandom(over context.Context, random *rand.Rand) error {
 	conn, err := pgx.Connect(over, d.admin)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.Background())
+	if _, err := conn.Exec(over, "select setseed($1)", random.Float64()); err != nil {
+		return err
+	}
 	for over.Err() == nil {
 		_, err := conn.Exec(context.Background(), "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1 and random() < 0.5", d.name)
 		if err != nil {
@@ -245,7 +250,7 @@ func (d *tables) terminateAtRandom(over context.Context) error {
 		}
 		select {
 		case <-over.Done():
-		case <-time.After(rand.N(30 * time.Millisecond)):
+		case <-time.After(time.Duration(random.Int64N(int64(30 * time.Millisecond)))):
 		}
 	}
 	return nil

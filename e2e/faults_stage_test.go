@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -41,7 +40,6 @@ type stage struct {
 	front  *front
 	caddy  *caddy
 	caller *caller
-	orders string // the file that orders the faults of a faulty caddy
 	row    fault
 	engine engine
 
@@ -67,7 +65,7 @@ func newStage(t *testing.T, f fault, on string) *stage {
 	// from a caller of egress.
 	s.values["TOKENS"], s.values["KEY"] = server.URL, "{env.MP_ENCRYPTION_KEY}"
 	if f.faulty {
-		s.orders = filepath.Join(t.TempDir(), "orders")
+		s.obeyed()
 	}
 	return s
 }
@@ -78,13 +76,10 @@ func (s *stage) start(env ...string) {
 	home := s.t.TempDir()
 	s.caddy = &caddy{
 		t: s.t, home: home, config: filepath.Join(home, "Caddyfile"), admin: s.url("ADMIN"), log: new(transcript),
-		env: append(append(environment(home), s.secrets()...), "FAULTS="+s.orders, "SSL_CERT_FILE="+s.url("ROOTS")),
+		env: append(append(environment(home), s.secrets()...), "SSL_CERT_FILE="+s.url("ROOTS")),
 	}
 	s.caddy.env = append(s.caddy.env, s.engine.env()...)
 	s.caddy.env = append(s.caddy.env, env...)
-	if s.orders != "" {
-		s.caddy.program = faultyBinary(s.t)
-	}
 	s.caddy.write(s.config())
 	s.t.Cleanup(s.caddy.clean)
 	s.caddy.start()
@@ -99,15 +94,6 @@ func (s *stage) config() string {
 		config = strings.Replace(config, "storage file_system", "storage faulty", 1)
 	}
 	return config
-}
-
-// order makes the storage and the clock of a faulty caddy do as the lines say,
-// from here on. No line: all is well.
-func (s *stage) order(lines ...string) {
-	s.t.Helper()
-	next := s.orders + ".next"
-	require.NoError(s.t, os.WriteFile(next, []byte(strings.Join(lines, "\n")), 0o600))
-	require.NoError(s.t, os.Rename(next, s.orders))
 }
 
 // consent lets an account consent, as it did long ago.
@@ -220,12 +206,12 @@ func (s *stage) until(account sandbox.Account, expected sees) {
 	s.t.Helper()
 	var last sees
 	deadline := time.After(2 * patience)
-	for again := time.Tick(300 * time.Millisecond); ; {
+	for wait := 200 * time.Millisecond; ; wait = min(wait*3/2, time.Second) {
 		if last = s.call(account); last == expected {
 			return
 		}
 		select {
-		case <-again:
+		case <-time.After(wait):
 		case <-deadline:
 			s.t.Fatalf("%s sees %s, and never %s", account.Nickname, last, expected)
 		}
@@ -237,6 +223,9 @@ type told struct{ level, event, reason, text string }
 
 func (e told) in(line string) bool {
 	var said struct{ Level, Logger, Msg, Reason, Error string }
+	if !strings.Contains(line, `"msg":"`+e.event+`"`) { // logs are searched often, and most lines are of other events
+		return false
+	}
 	if json.Unmarshal([]byte(line), &said) != nil || !strings.Contains(said.Logger, "mercadopago") {
 		return false
 	}

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,14 +78,7 @@ func duringRefresh(lines ...string) func(*stage) {
 func (s *stage) answeredInto(trouble func()) {
 	s.t.Helper()
 	s.running()
-	reached, let := make(chan struct{}), make(chan struct{})
-	s.provider.Fault(sandbox.Fault{Kind: sandbox.Latency, Grant: "refresh_token", Wait: func(ctx context.Context) {
-		close(reached)
-		select {
-		case <-let:
-		case <-ctx.Done():
-		}
-	}})
+	reached, let := s.holdRefresh()
 	done := make(chan sees, 1)
 	go func() {
 		defer close(done)
@@ -98,7 +90,7 @@ func (s *stage) answeredInto(trouble func()) {
 		s.t.Fatalf("%s without a refresh", saw)
 	}
 	trouble()
-	close(let)
+	let()
 	s.sawEnded = <-done
 	s.sawValid = s.call(valid)
 	require.Equal(s.t, s.sawEnded, s.call(ended), "the token goes on serving")

@@ -50,7 +50,23 @@ func requireAurora(t *testing.T, answers ...answer) {
 	}
 }
 
+// holdRefresh makes the provider hold back the next refresh until let is called.
+// reached is closed when the provider has the request.
+func (p *platform) holdRefresh() (reached <-chan struct{}, let func()) {
+	arrived := make(chan struct{})
+	ctx, let := context.WithCancel(p.t.Context())
+	p.provider.Fault(sandbox.Fault{Kind: sandbox.Latency, Grant: "refresh_token", Wait: func(caller context.Context) {
+		close(arrived)
+		select {
+		case <-ctx.Done():
+		case <-caller.Done():
+		}
+	}})
+	return arrived, let
+}
+
 func TestAHundredCallersAtExpiryCostOneTokenRequest(t *testing.T) {
+	parallel(t)
 	p, _ := expired(t, sessionSite+egressSite)
 	requireAurora(t, callAtOnce(t, 100, p.caller())...)
 	require.Equal(t, 1, p.refreshes())
@@ -58,6 +74,7 @@ func TestAHundredCallersAtExpiryCostOneTokenRequest(t *testing.T) {
 }
 
 func TestTwoProcessesOnOneStorageFolderCostOneTokenRequest(t *testing.T) {
+	parallel(t)
 	p, _ := expired(t, sessionSite+egressSite)
 	first := p.caller()
 	p.values["ADMIN"], p.values["EGRESS"] = newAddress(t), "http://"+newAddress(t)
@@ -69,15 +86,9 @@ func TestTwoProcessesOnOneStorageFolderCostOneTokenRequest(t *testing.T) {
 }
 
 func TestACallerThatLeavesInMidRefreshCostsNothing(t *testing.T) {
+	parallel(t)
 	p, _ := expired(t, sessionSite+egressSite)
-	reached, let := make(chan struct{}), make(chan struct{})
-	p.provider.Fault(sandbox.Fault{Kind: sandbox.Latency, Grant: "refresh_token", Wait: func(ctx context.Context) {
-		close(reached)
-		select {
-		case <-let:
-		case <-ctx.Done():
-		}
-	}})
+	reached, let := p.holdRefresh()
 	caller := p.caller()
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 1)
@@ -88,13 +99,14 @@ func TestACallerThatLeavesInMidRefreshCostsNothing(t *testing.T) {
 	<-reached
 	leave()
 	require.ErrorIs(t, <-left, context.Canceled)
-	close(let)
+	let()
 	requireAurora(t, caller.me(id(aurora)))
 	require.Equal(t, 1, p.refreshes())
 	require.Zero(t, p.provider.Stats().RefreshReuse)
 }
 
 func TestAKillRightAfterARefreshLosesNobody(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.provider.SetAccessTokenLife(short)
 	c := p.serve(sessionSite + egressSite)
@@ -132,6 +144,7 @@ func TestAKillRightAfterARefreshLosesNobody(t *testing.T) {
 }
 
 func TestAFlowBegunBeforeARestartFinishesAfterIt(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	c := p.serve(sessionSite)
 	v := p.visitor()
@@ -145,6 +158,7 @@ func TestAFlowBegunBeforeARestartFinishesAfterIt(t *testing.T) {
 }
 
 func TestAFlowBegunBeforeAReloadFinishesAfterIt(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	c := p.serve(sessionSite)
 	v := p.visitor()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -359,13 +360,16 @@ func headerScenes(t *testing.T) (*platform, *wiretap, []scene) {
 	}
 }
 
+//nolint:tparallel // what the wiretap hears must be of one request
 func TestNoSpellingOfAClientsOwnTokenReachesUpstream(t *testing.T) {
+	parallel(t)
 	p, tap, scenes := headerScenes(t)
-	for version, speak := range map[string]speaker{"HTTP/1.1": speakHTTP1, "HTTP/2": speakHTTP2} {
+	speakers := map[string]speaker{"HTTP/1.1": speakHTTP1, "HTTP/2": speakHTTP2}
+	for _, version := range slices.Sorted(maps.Keys(speakers)) {
 		for _, scene := range scenes {
 			t.Run(version+"/"+scene.name, func(t *testing.T) {
 				for _, s := range spellings(scene.header) {
-					trySpelling(t, p, tap, version, speak, scene, s)
+					trySpelling(t, p, tap, version, speakers[version], scene, s)
 				}
 			})
 		}
@@ -428,6 +432,7 @@ func copies(header http.Header, name string) []string {
 
 // An egress caller's own access_token in the query is a token as well.
 func TestNoAccessTokenInTheQueryReachesTheAPI(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	tap := newWiretap(t)
 	p.values["APP"] = tap.URL
@@ -449,6 +454,7 @@ func TestNoAccessTokenInTheQueryReachesTheAPI(t *testing.T) {
 
 // Where tokens are made, nobody gets through with a token of ours.
 func TestTheTokenEndpointIsOutOfReachThroughEgress(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	tap := newWiretap(t)
 	p.values["APP"] = tap.URL

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-mercadopago/caddy-mercadopago/sandbox"
@@ -68,6 +69,8 @@ type book struct {
 	hasty     []string                           // what came again too soon
 
 	refreshes, consents, cuts, again, refused int
+
+	asked atomic.Int64 // number of token requests
 }
 
 func newBook(provider *sandbox.Sandbox, random *random) *book {
@@ -116,6 +119,7 @@ func (l *life) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
+	l.book.asked.Add(1)
 	var asked struct {
 		RefreshToken string `json:"refresh_token"`
 	}

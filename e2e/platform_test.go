@@ -40,6 +40,7 @@ type platform struct {
 	app      *upstream
 	values   map[string]string // of $NAMES in Caddyfiles
 	accounts []sandbox.Account // that can consent, where it is not the stand-in's own
+	orders   string            // path of the file that [platform.order] writes, or ""
 }
 
 func newPlatform(t *testing.T) *platform {
@@ -136,8 +137,24 @@ func (p *platform) serve(sites string) *caddy {
 	return newCaddy(p.t, p.values["ADMIN"], p.caddyfile(sites), p.secrets()...)
 }
 
+// secrets are the environment variables that a caddy of this platform needs.
 func (p *platform) secrets() []string {
-	return []string{"MP_CLIENT_ID=" + clientID, "MP_CLIENT_SECRET=" + clientSecret, "MP_ENCRYPTION_KEY=" + encryptionKey}
+	return []string{"MP_CLIENT_ID=" + clientID, "MP_CLIENT_SECRET=" + clientSecret, "MP_ENCRYPTION_KEY=" + encryptionKey, "FAULTS=" + p.orders}
+}
+
+// obeyed makes the processes that the test starts from now on follow [platform.order].
+func (p *platform) obeyed() {
+	p.t.Helper()
+	p.orders = filepath.Join(p.t.TempDir(), "orders")
+}
+
+// order sets the clock and the faults of the storage to those in lines, which package
+// faulty documents. Without lines, nothing is wrong any more.
+func (p *platform) order(lines ...string) {
+	p.t.Helper()
+	next := p.orders + ".next"
+	require.NoError(p.t, os.WriteFile(next, []byte(strings.Join(lines, "\n")), 0o600))
+	require.NoError(p.t, os.Rename(next, p.orders))
 }
 
 // refreshes counts the refreshes that were asked of the provider.

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -130,10 +133,11 @@ func (a *api) received() []sent {
 // replays is a platform whose sellers' tokens die.
 type replays struct {
 	*platform
-	t     *testing.T
-	caddy *caddy
-	api   *api
-	used  int
+	t    *testing.T
+	api  *api
+	used int
+	// later is how far the clock of caddy is ahead.
+	later time.Duration
 }
 
 func newReplays(t *testing.T, sites string) *replays {
@@ -147,23 +151,24 @@ func newReplays(t *testing.T, sites string) *replays {
 		r.values[name] = "http://" + newAddress(t)
 	}
 	r.values["OPTIONS"] = "\tservers {\n\t\tprotocols h1 h2c\n\t}\n"
-	r.caddy = r.serve(sessionSite + sites)
+	r.obeyed()
+	r.serve(sessionSite + sites)
 	for _, account := range sandbox.DefaultAccounts() {
 		r.visitor().connect(account)
 	}
 	return r
 }
 
-// deadToken returns a seller whose access token the provider has just ended, in
-// a process that has not seen a 401 of theirs: one account is refreshed for a
-// 401 once a minute, and no more than a few accounts are.
+// deadToken returns a seller whose access token the provider has just revoked. When all
+// sellers have been used, it moves the clock of caddy forward: in one minute, caddy
+// refreshes an account once because of a 401, and only a few accounts.
 func (r *replays) deadToken() sandbox.Account {
 	r.t.Helper()
 	accounts := sandbox.DefaultAccounts()
 	if r.used == len(accounts) {
 		r.used = 0
-		r.caddy.kill()
-		r.caddy.start()
+		r.later += 2 * time.Minute
+		r.order("later " + r.later.String())
 	}
 	account := accounts[r.used]
 	r.used++
@@ -229,11 +234,14 @@ func replayCases() []replayCase {
 	return cases
 }
 
+//nolint:tparallel // the cases use the same sellers
 func TestADeadTokenOnEgressIsReplacedAndTheRequestSentOnceMore(t *testing.T) {
+	parallel(t)
 	r := newReplays(t, replaySites)
-	for version, client := range clients(t) {
+	of := clients(t)
+	for _, version := range slices.Sorted(maps.Keys(of)) {
 		for _, c := range replayCases() {
-			t.Run(version+"/"+c.name, func(t *testing.T) { r.try(t, version, client, c) })
+			t.Run(version+"/"+c.name, func(t *testing.T) { r.try(t, version, of[version], c) })
 		}
 	}
 }
@@ -297,6 +305,7 @@ func (c replayCase) send(t *testing.T, version string, client *http.Client, site
 }
 
 func TestA401ThatNoRefreshMendsGoesOnUnchangedAfterOneRefresh(t *testing.T) {
+	parallel(t)
 	r := newReplays(t, replaySites)
 	r.provider.Fault(sandbox.Fault{Kind: sandbox.LiveCredentials, Path: "/v1/payments", Times: -1})
 	c := replayCase{site: "PLAIN", path: "/v1/payments", method: http.MethodPost, body: paid(200), header: []string{"X-Idempotency-Key", "1"}}
@@ -313,6 +322,7 @@ func TestA401ThatNoRefreshMendsGoesOnUnchangedAfterOneRefresh(t *testing.T) {
 }
 
 func TestAHundredCallersWithADeadTokenCostOneRefresh(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serve(sessionSite + egressSite)
 	p.visitor().connect(aurora)
@@ -323,6 +333,7 @@ func TestAHundredCallersWithADeadTokenCostOneRefresh(t *testing.T) {
 }
 
 func TestA403IsNoDeadToken(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serve(sessionSite + egressSite)
 	p.visitor().connect(aurora)
@@ -335,6 +346,7 @@ func TestA403IsNoDeadToken(t *testing.T) {
 
 // On ingress a 401 is the app's own.
 func TestA401OfTheAppIsTheAppsOwn(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serve(sessionSite)
 	v := p.visitor()
@@ -354,6 +366,7 @@ func TestA401OfTheAppIsTheAppsOwn(t *testing.T) {
 // A seller who withdrew the authorization is told to reconnect, once the refresh
 // token is refused as well; the request that found out gets the API's own 401.
 func TestARevokedSellerIsToldToReconnect(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serve(sessionSite + egressSite)
 	p.visitor().connect(aurora)

@@ -14,6 +14,7 @@ import (
 // The official SDK insists on a token of its own. Whatever it is given, the
 // seller that the app names is paid.
 func TestTheOfficialSDKPaysTheRightSellerWithADummyToken(t *testing.T) {
+	parallel(t)
 	_, err := os.Stat("node_modules/mercadopago/package.json")
 	require.NoError(t, err, "the SDK is not installed: run `make test`, or `npm install --no-package-lock` in e2e")
 	node, err := exec.LookPath("node")

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 )
 
 // panelSite is an app with a login of its own, whose users are the sellers.
@@ -61,9 +63,19 @@ func newPanel(t *testing.T) *platform {
 	return p
 }
 
+// TestASellerOfAPlatformConnectsAndSwitchesInABrowser uses one language, which
+// TEST_SEED selects, and not the same as TestTheDemoIsWalkedInABrowser. With
+// FAULTS=all, it uses all languages.
 func TestASellerOfAPlatformConnectsAndSwitchesInABrowser(t *testing.T) {
-	for _, language := range languages {
+	t.Parallel()
+	sample.Log(t)
+	for i, language := range languages {
+		if !inShare(len(languages), i+1) {
+			continue
+		}
 		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			takeTurn(t)
 			p := newPanel(t)
 			b := newBrowser(t, language, "seller-"+language[:2])
 			shop := p.url("SHOP")
@@ -122,6 +134,7 @@ func (b *browser) requireSellerLater(shop, account, why string) {
 }
 
 func TestNobodyIsToldToSignInAndAnotherSellerCannotFinish(t *testing.T) {
+	parallel(t)
 	p := newPanel(t)
 	b := newBrowser(t, "es-AR", "seller-es")
 	shop := p.url("SHOP")
@@ -148,6 +161,7 @@ func TestNobodyIsToldToSignInAndAnotherSellerCannotFinish(t *testing.T) {
 }
 
 func TestComingBackInAnotherBrowserConnectsNothing(t *testing.T) {
+	parallel(t)
 	p := newPanel(t)
 	mine, other := newBrowser(t, "pt-BR", "seller-pt"), newBrowser(t, "pt-BR", "seller-pt")
 	shop := p.url("SHOP")

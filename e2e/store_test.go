@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"net/http"
 	"os"
 	"strconv"
@@ -49,6 +48,7 @@ func alarms(c *caddy) []string {
 }
 
 func TestAStoreInTroubleStopsNobodyWithAValidTokenAndLosesNobody(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	c := p.serve(sessionSite + egressSite)
 	caller := p.caller()
@@ -90,21 +90,15 @@ func TestAStoreInTroubleStopsNobodyWithAValidTokenAndLosesNobody(t *testing.T) {
 }
 
 func TestAPairThatCannotBeSavedOutlivesAKill(t *testing.T) {
+	parallel(t)
 	p, c := expired(t, sessionSite+egressSite)
-	reached, let := make(chan struct{}), make(chan struct{})
-	p.provider.Fault(sandbox.Fault{Kind: sandbox.Latency, Grant: "refresh_token", Wait: func(ctx context.Context) {
-		close(reached)
-		select {
-		case <-let:
-		case <-ctx.Done():
-		}
-	}})
+	reached, let := p.holdRefresh()
 	caller := p.caller()
 	served := make(chan answer, 1)
 	go func() { served <- caller.me(id(aurora)) }()
 	<-reached
 	p.breakStore()
-	close(let)
+	let()
 	requireAurora(t, <-served)
 	await(t, "the operator is told", func() bool { return len(alarms(c)) > 0 })
 	requireAurora(t, caller.me(id(aurora)))
@@ -118,6 +112,7 @@ func TestAPairThatCannotBeSavedOutlivesAKill(t *testing.T) {
 }
 
 func TestAStoreThatIsNotThereYetDoesNotStopTheStart(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	require.NoError(t, os.WriteFile(p.url("STORAGE"), nil, 0o600))
 	c := p.serve(sessionSite + egressSite)

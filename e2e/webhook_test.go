@@ -36,6 +36,7 @@ func (p *platform) serveWebhook() {
 }
 
 func TestASellerWhoUnlinksAtMercadoPagoIsAskedToReconnect(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serveWebhook()
 	require.True(t, p.provider.SetWebhook(clientID, p.url("SHOP")+"/webhooks/mercadopago", webhookSecret))
@@ -78,6 +79,7 @@ func served(v *visitor) int64 {
 // The official SDK validates what the stand-in sends: neither of the two shares
 // code with us, nor with the other.
 func TestTheOfficialSDKTakesTheNotificationsThatTheStandInSends(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	arrived := make(chan error, 4)
 	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -98,6 +100,7 @@ func TestTheOfficialSDKTakesTheNotificationsThatTheStandInSends(t *testing.T) {
 // spellings that differ. The SDK knows one unit of time, so it is not told to
 // look at it; it takes ids as they were received, whatever its own comment says.
 func TestThePluginTakesAndRefusesTheSignaturesThatTheOfficialSDKDoes(t *testing.T) {
+	parallel(t)
 	p := newPlatform(t)
 	p.serveWebhook()
 	now := time.Now()
