@@ -48,6 +48,7 @@ func TestEveryAnswerIsTheRightSellersOrAnError(t *testing.T) {
 		r.requests = max(requests/4, r.reloadEvery)
 		r.all()
 	}
+	sample.Searched(t, r.asked, "requests")
 	t.Logf("%d requests in %s\n%s\n%s", r.asked, time.Since(began).Round(time.Second), &r.changes, &r.outcomes)
 	require.Empty(t, r.missing(before), "this never happened")
 	r.mostWereRight()

@@ -127,6 +127,16 @@ func storyOf(p *obtained) string {
 }
 
 // report is the reckoning in numbers.
+// requests counts the requests under load. w.mu must be held.
+func (w *distributedWorld) requests() (n int) {
+	for _, kinds := range w.answers {
+		for _, some := range kinds {
+			n += some
+		}
+	}
+	return n
+}
+
 func (w *distributedWorld) report() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -134,14 +144,8 @@ func (w *distributedWorld) report() string {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(&text, "%-40s %s\n", name, fmt.Sprintf(format, args...))
 	}
-	requests := 0
-	for _, kinds := range w.answers {
-		for _, n := range kinds {
-			requests += n
-		}
-	}
 	row("sellers, of them disconnected", "%d, %d", len(w.shops), len(w.gone))
-	row("requests under load", "%d", requests)
+	row("requests under load", "%d", w.requests())
 	for _, name := range slices.Sorted(maps.Keys(w.answers)) {
 		row("  "+name, "%s", countsOf(w.answers[name]))
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 )
 
 const (
@@ -63,6 +65,7 @@ func TestThreeInstancesOnOneDatabaseKeepTheirPromisesThroughEverything(t *testin
 	w.audit()
 	w.aside.Wait()
 	report := w.report()
+	sample.Searched(t, int64(w.requests()), "requests to three instances")
 	fmt.Print("\n" + report)
 	folder := filepath.Join("..", "artifacts")
 	require.NoError(t, os.MkdirAll(folder, 0o755))

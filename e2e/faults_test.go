@@ -103,8 +103,10 @@ func TestNoFaultLosesASeller(t *testing.T) {
 	t.Logf("\n%s", table(matrix))
 	free := make(chan struct{}, atOnce)
 	var rows sync.WaitGroup
+	played := int64(0)
 	for n, f := range matrix {
 		for _, on := range f.stores(n) {
+			played++
 			rows.Go(func() {
 				free <- struct{}{}
 				defer func() { <-free }()
@@ -113,6 +115,7 @@ func TestNoFaultLosesASeller(t *testing.T) {
 		}
 	}
 	rows.Wait()
+	sample.Searched(t, played, "faults")
 }
 
 // The stores that rows are played on.

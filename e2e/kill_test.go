@@ -86,8 +86,8 @@ func besiege(t *testing.T, place *place, byDefault int, stream uint64) {
 	kills, until, seed := ordered(t, byDefault, stream)
 	t.Logf("KILL_SEED=%d", seed)
 	s := newSiege(t, place, seed)
-	began := time.Now()
-	for done := 0; done < kills && (until == 0 || time.Since(began) < until) && !t.Failed(); {
+	began, done := time.Now(), 0
+	for done < kills && (until == 0 || time.Since(began) < until) && !t.Failed() {
 		n := min(killsAtOnce, kills-done)
 		done += n
 		s.storm(n, until == 0 && done == kills)
@@ -95,6 +95,7 @@ func besiege(t *testing.T, place *place, byDefault int, stream uint64) {
 			s.report(seed, time.Since(began))
 		}
 	}
+	sample.Searched(t, int64(done), "kills")
 	t.Log("\n" + s.report(seed, time.Since(began)))
 }
 
