@@ -126,7 +126,6 @@ func storyOf(p *obtained) string {
 	return strings.Join(parts, ", ")
 }
 
-// report is the reckoning in numbers.
 // requests counts the requests under load. w.mu must be held.
 func (w *distributedWorld) requests() (n int) {
 	for _, kinds := range w.answers {
@@ -137,6 +136,7 @@ func (w *distributedWorld) requests() (n int) {
 	return n
 }
 
+// report is the reckoning in numbers.
 func (w *distributedWorld) report() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
