@@ -94,13 +94,19 @@ func TestACrashAtAnyOperationLosesNothing(t *testing.T) {
 	all := os.Getenv("CRASHES") == "all"
 	filled := storetest.NewMemory()
 	w := &world{t: t, from: caddystorage.New(filled, keyring(t))}
+	crashes := int64(0)
 	for which, id := range w.fill() {
 		for n := 0; ; n++ {
-			if (all || sample.OneIn(3, which+n)) && !crashAt(t, filled, id, n) {
+			if !all && !sample.OneIn(3, which+n) {
+				continue
+			}
+			if !crashAt(t, filled, id, n) {
 				break
 			}
+			crashes++
 		}
 	}
+	sample.Searched(t, crashes, "crashes while moving")
 }
 
 // crashAt moves one account and crashes at its nth operation. It reports whether

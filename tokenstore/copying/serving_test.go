@@ -321,6 +321,7 @@ func TestMovingWhileAFleetServesLosesNobody(t *testing.T) {
 				c := &chance{random: sample.Rand(t, uint64(n))}
 				synctest.Test(t, func(t *testing.T) { moveUnderLoad(t, c, lock) })
 			}
+			sample.Searched(t, int64(moves), "moves under load")
 		})
 	}
 }

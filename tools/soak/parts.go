@@ -55,6 +55,10 @@ var searches = []part{
 		args: test("-run", "^TestThreeInstancesOnOneDatabaseKeepTheirPromisesThroughEverything$", "."),
 	},
 	{
+		name: "moves", folder: ".", runs: 50, env: []string{"MOVES=20", "CRASHES=all"},
+		args: test("-run", "^(TestMovingWhileAFleetServesLosesNobody|TestACrashAtAnyOperationLosesNothing)$", "./tokenstore/copying/"),
+	},
+	{
 		name: "an hour of faults", folder: ".", runs: 10,
 		args: test("-run", "^TestAnHourOfFaultsLeavesNothingBehind$", "./tokensource/"),
 	},
