@@ -82,9 +82,15 @@ func (c *caddy) launch() {
 	c.process, c.ended = process, ended
 }
 
+// starting bounds how many processes start at a time. Starting takes much CPU: many at
+// once would keep each other, and the processes that serve, from meeting deadlines.
+var starting = make(chan struct{}, 2)
+
 // start starts the process and waits until it serves.
 func (c *caddy) start() {
 	c.t.Helper()
+	starting <- struct{}{}
+	defer func() { <-starting }()
 	c.launch()
 	await(c.t, "caddy serves", func() bool {
 		select {

@@ -91,7 +91,7 @@ func (e told) String() string {
 
 // atOnce is how many rows are played at a time: most of a row is waiting for a
 // deadline or a pause of the product.
-const atOnce = 24
+const atOnce = 12
 
 // TestNoFaultLosesASeller plays a fifth of the rows on each store, which TEST_SEED
 // selects. With FAULTS=all, it plays every row on both stores.
