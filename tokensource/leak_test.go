@@ -336,8 +336,8 @@ func (w *weather) wasBad() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for what, least := range map[string]int{
-		"reloads": 30, "crashes": 5, "connects": 100, "disconnects": 30, "tokens": 5000, "callers who left": 100,
-		"401s": 100, "refused": 50, "timed out": 20, "answer lost": 20, EventRenewed: 500, "store failed": 1000, "store failed after": 1000,
+		"reloads": 30, "crashes": 5, "connects": 100, "disconnects": 30, "tokens": 5000, "callers who left": 50,
+		"401s": 100, "refused": 20, "timed out": 10, "answer lost": 10, EventRenewed: 200, "store failed": 500, "store failed after": 500,
 	} {
 		require.GreaterOrEqual(w.t, w.counts[what], least, what)
 	}
