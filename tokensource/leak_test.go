@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/caddy-mercadopago/caddy-mercadopago/internal/memdir"
 	"github.com/caddy-mercadopago/caddy-mercadopago/internal/sample"
 	"github.com/caddy-mercadopago/caddy-mercadopago/oauth"
 	"github.com/caddy-mercadopago/caddy-mercadopago/secret"
@@ -131,7 +132,7 @@ func storm(t *testing.T, length time.Duration) (marks []footprint) {
 	synctest.Test(t, func(t *testing.T) {
 		goroutines := runtime.NumGoroutine()
 		w := &weather{world: newWorld(t), dice: &dice{r: sample.Rand(t, uint64(length))}, counts: make(map[string]int)}
-		w.storage = &certmagic.FileStorage{Path: folder(t)}
+		w.storage = &certmagic.FileStorage{Path: memdir.New(t)}
 		w.provider.life = 20 * time.Minute
 		for range stormInstances {
 			m := &member{weather: w}
@@ -173,17 +174,6 @@ func storm(t *testing.T, length time.Duration) (marks []footprint) {
 		}
 	})
 	return marks
-}
-
-// folder is one in memory, where there is such a thing: an hour's files take a
-// disk long to flush.
-func folder(t *testing.T) string {
-	path, err := os.MkdirTemp("/dev/shm", "caddy-mercadopago-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(path)) })
-	return path
 }
 
 // start begins a process.
