@@ -29,10 +29,10 @@ import (
 // that was asked for was connected to at some moment of the request. A client's
 // own token, the platform's and a disconnected seller's never do.
 //
-// REQUESTS is how many requests are made: 20000, unless it is set. TEST_SEED decides
+// REQUESTS is how many requests are made: 10000, unless it is set. TEST_SEED decides
 // who asks for whom, and what changes.
 func TestEveryAnswerIsTheRightSellersOrAnError(t *testing.T) {
-	requests := int64(20_000)
+	requests := int64(10_000)
 	if text := os.Getenv("REQUESTS"); text != "" {
 		var err error
 		requests, err = strconv.ParseInt(text, 10, 64)
