@@ -21,10 +21,13 @@ func (p *platform) breakStore() {
 	require.NoError(p.t, os.WriteFile(p.url("STORAGE"), []byte("a disk in trouble"), 0o600))
 }
 
+// mendStore puts a link to the folder in the place of the file in one step. Between
+// two steps, caddy could create a folder there.
 func (p *platform) mendStore() {
 	p.t.Helper()
-	require.NoError(p.t, os.Remove(p.url("STORAGE")))
-	require.NoError(p.t, os.Rename(p.url("STORAGE")+".away", p.url("STORAGE")))
+	link := p.url("STORAGE") + ".link"
+	require.NoError(p.t, os.Symlink(p.url("STORAGE")+".away", link))
+	require.NoError(p.t, os.Rename(link, p.url("STORAGE")))
 }
 
 func requireUnavailable(t *testing.T, got answer) {
