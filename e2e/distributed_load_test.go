@@ -19,8 +19,8 @@ const (
 	gotNothing = "no answer"
 
 	// eachSecond is how many requests an instance gets.
-	eachSecond = 20
-	hands      = 6
+	eachSecond = 10
+	hands      = 3
 
 	// storeAway is how long an instance waits for the store before it takes it to be
 	// away, and lets memory last longer: on a machine that has much else to do, that

@@ -290,7 +290,7 @@ func (s *siege) call(seller *besiegedSeller, calm, over <-chan struct{}) {
 	transport := &http.Transport{MaxIdleConnsPerHost: 2}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: patience}
-	for rarely := 300 * time.Millisecond; ; {
+	for rarely := 500 * time.Millisecond; ; {
 		select {
 		case <-over:
 			return
