@@ -35,7 +35,7 @@ func test(args ...string) []string {
 // searches are the parts but for the fuzz targets, which are found in the code.
 var searches = []part{
 	{
-		name: "interleavings", folder: ".", runs: 500, env: []string{"MODEL_CHECKS=4000"},
+		name: "interleavings", folder: ".", runs: 1000, env: []string{"MODEL_CHECKS=1500"},
 		args: test("-run", "^TestNoInterleavingLosesASeller$", "./tokensource/"),
 	},
 	{
