@@ -2,6 +2,7 @@ package tokensource
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -23,7 +24,7 @@ type crowded struct {
 	*testing.T
 	*realm
 	now  time.Time
-	dice *dice
+	dice *rand.Rand
 	mu   [8]sync.Mutex
 	rank [8]uint64 // of each account's pair
 }
@@ -41,7 +42,7 @@ func (c *crowded) renewed(n int) {
 	c.rank[n]++
 	a.publish(&tokenstore.Account{ID: a.id(), Pairs: []tokenstore.Pair{{
 		PairID:      tokenstore.PairID{Authorization: 1, Generation: c.rank[n], Hash: fmt.Sprint(c.rank[n])},
-		AccessToken: secret.New(strings.Repeat("a", 1+c.dice.n(60))), ObtainedAt: c.now, ExpiresAt: c.now.Add(life),
+		AccessToken: secret.New(strings.Repeat("a", 1+c.dice.IntN(60))), ObtainedAt: c.now, ExpiresAt: c.now.Add(life),
 	}}})
 }
 
@@ -58,9 +59,9 @@ func (c *crowded) asks(n, seller int) {
 }
 
 func (c *crowded) step() {
-	n, seller := c.dice.n(len(c.rank)), c.dice.n(5)
+	n, seller := c.dice.IntN(len(c.rank)), c.dice.IntN(5)
 	a := c.account(accountID(int64(n)))
-	switch what := c.dice.n(40); {
+	switch what := c.dice.IntN(40); {
 	case what < 10:
 		if s, ok := c.awake.get(c.key(n, seller)); ok {
 			c.rest(s)
@@ -129,7 +130,7 @@ func (c *crowded) sound() {
 func TestNothingIsLostHoweverSellersBecomeDormantAndAreAskedFor(t *testing.T) {
 	m := NewManager()
 	t.Cleanup(func() { require.NoError(t, m.Destruct()) })
-	c := &crowded{T: t, realm: newRealm(m, 1000), now: time.Now(), dice: &dice{r: sample.Rand(t, 0)}}
+	c := &crowded{T: t, realm: newRealm(m, 1000), now: time.Now(), dice: sample.Rand(t, 0)}
 	for n := range c.rank {
 		c.renewed(n)
 		a := c.account(accountID(int64(n)))

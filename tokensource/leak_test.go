@@ -83,18 +83,6 @@ func most(all []footprint) footprint {
 	return top
 }
 
-// dice is a source of random numbers for many goroutines.
-type dice struct {
-	mu sync.Mutex
-	r  *rand.Rand
-}
-
-func (d *dice) n(n int) int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.r.IntN(n)
-}
-
 const (
 	stormSellers   = 600
 	stormAccounts  = 150
@@ -105,7 +93,7 @@ const (
 // weather is what goes on in a storm.
 type weather struct {
 	*world
-	dice *dice
+	dice *rand.Rand
 	// until is when it ends. From half of it on nobody crashes any more, and
 	// memory, which has every seller then, shows whether it grows.
 	half, until time.Time
@@ -131,7 +119,7 @@ type served struct {
 func storm(t *testing.T, length time.Duration) (marks []footprint) {
 	synctest.Test(t, func(t *testing.T) {
 		goroutines := runtime.NumGoroutine()
-		w := &weather{world: newWorld(t), dice: &dice{r: sample.Rand(t, uint64(length))}, counts: make(map[string]int)}
+		w := &weather{world: newWorld(t), dice: sample.Rand(t, uint64(length)), counts: make(map[string]int)}
 		w.storage = &certmagic.FileStorage{Path: memdir.New(t)}
 		w.provider.life = 20 * time.Minute
 		for range stormInstances {
@@ -206,7 +194,7 @@ func (m *member) source(s *served) *Source {
 func (m *member) live() {
 	for m.goesOn(2 * time.Minute) {
 		old := m.serves.Load()
-		if m.dice.n(3) == 0 && time.Now().Before(m.half) {
+		if m.dice.IntN(3) == 0 && time.Now().Before(m.half) {
 			m.count("crashes")
 			old.store.set(func(op string, after bool) error {
 				if op == "Lock" && after {
@@ -236,18 +224,18 @@ func (s *served) end() {
 // call asks for one seller after the other, for some of them again and again.
 // Every other caller leaves before long.
 func (m *member) call() {
-	for m.goesOn(time.Duration(m.dice.n(6000)) * time.Millisecond) {
-		seller := m.dice.n(stormSellers)
-		if m.dice.n(2) == 0 {
+	for m.goesOn(time.Duration(m.dice.IntN(6000)) * time.Millisecond) {
+		seller := m.dice.IntN(stormSellers)
+		if m.dice.IntN(2) == 0 {
 			seller %= 20
 		}
 		ctx, leave := context.WithCancel(context.Background())
-		if m.dice.n(2) == 0 {
-			ctx, leave = context.WithTimeout(ctx, time.Duration(m.dice.n(2000))*time.Millisecond)
+		if m.dice.IntN(2) == 0 {
+			ctx, leave = context.WithTimeout(ctx, time.Duration(m.dice.IntN(2000))*time.Millisecond)
 		}
 		token, err := m.serves.Load().Token(ctx, "", name(seller), 5*time.Minute)
 		switch {
-		case err == nil && m.dice.n(30) == 0:
+		case err == nil && m.dice.IntN(30) == 0:
 			m.count("401s")
 			_, _ = m.serves.Load().Replace(ctx, token)
 		case err == nil:
@@ -264,8 +252,8 @@ func (m *member) call() {
 // comeAndGo has sellers connect anew and disconnect.
 func (w *weather) comeAndGo() {
 	for w.goesOn(4 * time.Second) {
-		s, seller := w.members[w.dice.n(stormInstances)].serves.Load(), w.dice.n(stormSellers)
-		if w.dice.n(4) > 0 {
+		s, seller := w.members[w.dice.IntN(stormInstances)].serves.Load(), w.dice.IntN(stormSellers)
+		if w.dice.IntN(4) > 0 {
 			w.connect(s, seller)
 			continue
 		}
@@ -352,8 +340,8 @@ func (w *weather) before(ctx context.Context, _ string) error {
 	if w.calm.Load() {
 		return nil
 	}
-	time.Sleep(time.Duration(w.dice.n(1500)) * time.Millisecond)
-	switch w.dice.n(12) {
+	time.Sleep(time.Duration(w.dice.IntN(1500)) * time.Millisecond)
+	switch w.dice.IntN(12) {
 	case 0:
 		w.count("refused")
 		return &oauth.Error{Outcome: oauth.Refused, Code: "rate_limited", Status: 429, RetryAfter: 2 * time.Second}
@@ -367,7 +355,7 @@ func (w *weather) before(ctx context.Context, _ string) error {
 
 // after is what keeps an answer from coming back.
 func (w *weather) after(ctx context.Context, _ *oauth.Answer) error {
-	if !w.calm.Load() && w.dice.n(15) == 0 {
+	if !w.calm.Load() && w.dice.IntN(15) == 0 {
 		w.count("answer lost")
 		<-ctx.Done()
 		return &oauth.Error{Outcome: oauth.Unknown, Code: "cut"}
@@ -378,12 +366,12 @@ func (w *weather) after(ctx context.Context, _ *oauth.Answer) error {
 var errWeather = errors.New("the disk is full")
 
 func (w *weather) storeFault(op string, after bool) error {
-	if w.calm.Load() || w.dice.n(20) > 0 || op == "Lock" && after {
+	if w.calm.Load() || w.dice.IntN(20) > 0 || op == "Lock" && after {
 		return nil // a lock that was had and is not known of would be held for ever
 	}
-	time.Sleep(time.Duration(w.dice.n(800)) * time.Millisecond)
+	time.Sleep(time.Duration(w.dice.IntN(800)) * time.Millisecond)
 	switch {
-	case w.dice.n(3) == 0:
+	case w.dice.IntN(3) == 0:
 		return nil // it was slow
 	case after:
 		w.count("store failed after")

@@ -10,6 +10,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"os"
+	"sync"
 	"testing"
 )
 
@@ -24,13 +25,25 @@ func Seed() uint64 {
 	return h.Sum64()
 }
 
-// Rand returns a source of random numbers that is the same for every run with the
-// same seed. Each stream of a test has one of its own. It logs how to repeat the
-// test.
+// Rand returns a source of random numbers, for any number of goroutines, that is the
+// same for every run with the same seed. Each stream of a test is another source. Rand
+// logs how to repeat the test.
 func Rand(t testing.TB, stream uint64) *rand.Rand {
 	t.Helper()
 	Log(t)
-	return rand.New(rand.NewPCG(Seed(), stream)) //nolint:gosec // to be repeated is what it is for
+	return rand.New(&source{pcg: rand.NewPCG(Seed(), stream)}) //nolint:gosec // a test must be repeatable
+}
+
+// source is a rand.Source for several goroutines. A rand.Rand keeps nothing else.
+type source struct {
+	mu  sync.Mutex
+	pcg *rand.PCG
+}
+
+func (s *source) Uint64() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pcg.Uint64()
 }
 
 // Log logs how to repeat a test whose choices the seed decides.

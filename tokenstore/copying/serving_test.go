@@ -104,16 +104,9 @@ func (p *provider) reuse() int {
 }
 
 // chance is a source of random numbers for many goroutines.
-type chance struct {
-	mu     sync.Mutex
-	random *rand.Rand
-}
+type chance struct{ random *rand.Rand }
 
-func (c *chance) below(n int64) int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.random.Int64N(n)
-}
+func (c *chance) below(n int64) int64 { return c.random.Int64N(n) }
 
 // pause waits for a random time.
 func (c *chance) pause(ctx context.Context, most time.Duration) {
